@@ -1,0 +1,65 @@
+# `make help` lists the targets. Everything is installed into .venv and nowhere else.
+
+PYTHON ?= python3
+# Tests run in this many processes, each with one compute thread; on a bigger machine: make test WORKERS=8
+WORKERS ?= 2
+# Passed on to pytest, as in: make test ARGS="tests/packaging -k wheel"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help demo test lint format bench venv clean distclean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+venv: $(STAMP) ## set up .venv: pinned requirements and this package, editable
+
+# Made again when one of these changes; otherwise a later run starts at once.
+$(STAMP): requirements/dev.txt requirements/triton.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "The pinned requirements need Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
+	    echo "Choose another one with: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 1; }
+	@$(BIN)/pip --version >/dev/null 2>&1 || { echo "[venv] creating $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "[venv] 1/3 PyTorch: the longest step, several minutes if it has to be downloaded"
+	@$(BIN)/pip install "$$(grep '^torch==' requirements/dev.txt)"
+	@echo "[venv] 2/3 the other pinned requirements"
+	@$(BIN)/pip install -r requirements/dev.txt
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install -r requirements/triton.txt
+	@echo "[venv] 3/3 this package, editable"
+	@$(BIN)/pip install --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: $(STAMP) ## how many iterations each token of some real sentences takes
+	@$(BIN)/albert-act-fast depth \
+	    "It was the best of times, it was the worst of times." \
+	    "Call me Ishmael." \
+	    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife."
+
+# One process with all cores leaves them idle on small models; several with one thread each do not.
+test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+lint: $(STAMP) ## check style, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(if $(CPP_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES))
+
+format: $(STAMP) ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(if $(CPP_SOURCES),$(BIN)/clang-format -i $(CPP_SOURCES))
+
+bench: $(STAMP) ## run the benchmarks, one process, all cores
+	@$(BIN)/pytest benchmarks --benchmark-only $(ARGS)
+
+clean: ## remove build outputs and caches, keep .venv
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## clean, and remove .venv
+	rm -rf $(VENV)

@@ -1,0 +1,124 @@
+"""Configuration of ALBERT-ACT models."""
+
+from __future__ import annotations
+
+import struct
+
+from transformers import AlbertConfig
+
+POSITION_EMBEDDING_TYPES = ("absolute", "relative_key", "relative_key_query")
+# "albert" because some published checkpoints were saved under ALBERT's own model type.
+ACCEPTED_MODEL_TYPES = ("albert_act", "albert")
+
+
+class AlbertActConfig(AlbertConfig):
+    """ALBERT's configuration plus the halting rule's and this package's settings.
+
+    The defaults of the shared fields are those of the published `AlbertActConfig` (and of
+    `AlbertConfig`); `tiny`, `small` and `base` give the sizes of the published checkpoints.
+
+    Args:
+        num_hidden_layers: the most iterations a token may take (N in the paper).
+        act_epsilon: a token halts once its accumulated probability exceeds `1 - act_epsilon`
+            (Graves 2016, eq. 7); in [0, 1).
+        act_tau: weight of the ponder cost in the training loss; None leaves the loss untouched.
+        position_embedding_type: "absolute", "relative_key" or "relative_key_query".
+        implementation: what computes the encoder: "auto", "reference" or an engine
+            implementation (see `albert_act_fast.implementations`).
+
+    Raises:
+        ValueError: a field is out of range, or the fields describe a model that is not
+            ALBERT-ACT (several layer groups); the message names field, value and expectation.
+    """
+
+    model_type = "albert_act"
+    # Per-token diagnostics have the batch's own length: the Trainer must not gather them.
+    keys_to_ignore_at_inference = (
+        "hidden_states",
+        "attentions",
+        "updates",
+        "n_updates",
+        "remainders",
+        "ponder_cost",
+    )
+
+    position_embedding_type: str = "absolute"
+    act_epsilon: int | float = 0.01
+    act_tau: int | float | None = None
+    implementation: str = "auto"
+
+    @classmethod
+    def tiny(cls, **overrides) -> AlbertActConfig:
+        """Size of the published `albert-act-tiny`: at most 6 iterations."""
+        return cls(**(_PUBLISHED_SIZE | {"num_hidden_layers": 6} | overrides))
+
+    @classmethod
+    def small(cls, **overrides) -> AlbertActConfig:
+        """Size of the published `albert-act-small`: at most 12 iterations."""
+        return cls(**(_PUBLISHED_SIZE | {"num_hidden_layers": 12} | overrides))
+
+    @classmethod
+    def base(cls, **overrides) -> AlbertActConfig:
+        """Size of the published `albert-act-base`: at most 24 iterations."""
+        return cls(**(_PUBLISHED_SIZE | {"num_hidden_layers": 24} | overrides))
+
+    @property
+    def halting_threshold(self) -> float:
+        """`1 - act_epsilon` rounded to float32, as the halting rule compares it."""
+        return struct.unpack("f", struct.pack("f", 1.0 - self.act_epsilon))[0]
+
+    def validate_architecture(self):
+        """Called by transformers whenever a configuration is made."""
+        super().validate_architecture()
+        _require(0 <= self.act_epsilon < 1, "act_epsilon", self.act_epsilon, "a number in [0, 1)")
+        _require(
+            self.act_tau is None or self.act_tau >= 0, "act_tau", self.act_tau, "None or at least 0"
+        )
+        for name in (
+            "vocab_size embedding_size hidden_size num_hidden_layers num_attention_heads "
+            "intermediate_size max_position_embeddings type_vocab_size"
+        ).split():
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"a multiple of num_attention_heads={self.num_attention_heads}",
+        )
+        _require(
+            self.position_embedding_type in POSITION_EMBEDDING_TYPES,
+            "position_embedding_type",
+            self.position_embedding_type,
+            f"one of {', '.join(POSITION_EMBEDDING_TYPES)}",
+        )
+        for name in ("num_hidden_groups", "inner_group_num"):
+            _require(
+                getattr(self, name) == 1,
+                name,
+                getattr(self, name),
+                "1: ALBERT-ACT iterates one weight-tied layer, so other values are another model",
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type not in ACCEPTED_MODEL_TYPES:
+            raise ValueError(
+                f"model_type: the checkpoint's configuration says {model_type!r}; expected one of "
+                f"{', '.join(ACCEPTED_MODEL_TYPES)}. This is a checkpoint of another architecture."
+            )
+        return super().from_dict({**config_dict, "model_type": cls.model_type}, **kwargs)
+
+
+_PUBLISHED_SIZE = {
+    "embedding_size": 128,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+}
+
+
+def _require(holds: bool, name: str, given, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: got {given!r}, expected {expected}.")

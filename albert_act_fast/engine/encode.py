@@ -1,0 +1,90 @@
+"""From a padded batch to a padded result, through packed rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from albert_act_fast import ops
+from albert_act_fast.engine.loop import PackedResult, iterate
+from albert_act_fast.engine.packing import PackedTokens, pack
+from albert_act_fast.inputs import ModelInputs
+from albert_act_fast.outputs import EncoderResult
+
+
+@torch.no_grad()
+def encode(
+    embeddings: nn.Module,
+    encoder: nn.Module,
+    inputs: ModelInputs,
+    *,
+    threshold: float,
+    max_iterations: int,
+    implementation: str,
+) -> EncoderResult:
+    """Embeds, iterates and unpacks a batch; same result as the reference encoder.
+
+    Args:
+        embeddings, encoder: anything with the submodules of the published model's.
+        inputs: a checked batch.
+    """
+    tokens = pack(inputs.attention_mask)
+    rows = embed(embeddings, inputs, tokens, implementation)
+    hidden = encoder.embedding_hidden_mapping_in(rows)
+    if hidden.size(0):
+        result = iterate(
+            encoder.albert_layer,
+            hidden,
+            tokens.offsets,
+            tokens.positions,
+            threshold=threshold,
+            max_iterations=max_iterations,
+            implementation=implementation,
+        )
+    else:
+        nothing = hidden.new_empty(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        result = PackedResult(hidden, nothing, nothing)
+    return unpack(result, tokens, inputs.attention_mask.shape, implementation)
+
+
+def embed(
+    embeddings: nn.Module, inputs: ModelInputs, tokens: PackedTokens, implementation: str
+) -> Tensor:
+    """Embeddings of the tokens alone, packed [T, E]."""
+    index = tokens.flat_index
+    if inputs.inputs_embeds is None:
+        word, token_ids = embeddings.word_embeddings.weight, inputs.input_ids.flatten()[index]
+    else:
+        word, token_ids = inputs.inputs_embeds.flatten(0, 1), index
+    absolute = embeddings.position_embedding_type == "absolute"
+    out = word.new_empty(index.numel(), word.size(1))
+    ops.implementation_of("embed_tokens", implementation)(
+        token_ids,
+        inputs.token_type_ids.flatten()[index],
+        inputs.position_ids.flatten()[index],
+        word,
+        embeddings.token_type_embeddings.weight,
+        embeddings.position_embeddings.weight if absolute else None,
+        embeddings.LayerNorm.weight,
+        embeddings.LayerNorm.bias,
+        embeddings.LayerNorm.eps,
+        out,
+    )
+    return out
+
+
+def unpack(
+    result: PackedResult, tokens: PackedTokens, shape: torch.Size, implementation: str
+) -> EncoderResult:
+    """Packed rows back at their places in the padded batch, 0 at padding."""
+    scatter_rows = ops.implementation_of("scatter_rows", implementation)
+    places = shape.numel()
+    hidden = result.hidden.new_zeros(places, result.hidden.size(1))
+    scatter_rows(result.hidden, tokens.flat_index, hidden)
+    n_updates = result.n_updates.new_zeros(places)
+    n_updates[tokens.flat_index] = result.n_updates
+    remainders = torch.zeros_like(n_updates)
+    remainders[tokens.flat_index] = result.remainders
+    return EncoderResult(
+        hidden.unflatten(0, shape), n_updates.unflatten(0, shape), remainders.unflatten(0, shape)
+    )

@@ -1,0 +1,113 @@
+"""Which implementation computes the encoder: the one place where that is decided.
+
+`reference` is the dense loop in plain PyTorch; all others are the token-dropping engine running on
+that implementation's operators. "auto" takes the first available engine implementation for the
+device, and the reference where the call needs what only the dense loop has (gradients, training,
+attentions, hidden states, head masks). An explicit choice that cannot be met raises.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+
+from albert_act_fast import ops
+from albert_act_fast.ops.contracts import IMPLEMENTATIONS as ENGINE_IMPLEMENTATIONS
+
+IMPLEMENTATIONS = ("reference", *ENGINE_IMPLEMENTATIONS)
+# Fastest first.
+PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "cuda", "torch")}
+
+_requested: ContextVar[str | None] = ContextVar("albert_act_fast_implementation", default=None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The implementation chosen, and why."""
+
+    name: str
+    reason: str
+
+
+def availability(device: torch.device | str = "cpu") -> dict[str, str | None]:
+    """For every implementation None where it is available on that device, else the reason."""
+    return dict(_availability(torch.device(device).type))
+
+
+@functools.cache  # operators are registered when the package is imported, and not after
+def _availability(device_type: str) -> dict[str, str | None]:
+    reasons: dict[str, str | None] = {"reference": None}
+    for name in ENGINE_IMPLEMENTATIONS:
+        missing = [op for op in ops.OPERATORS if not ops.registered(op, name, device_type)]
+        reasons[name] = (
+            f"no {name} kernels for {device_type} in this installation (operators missing: "
+            f"{', '.join(missing)})"
+            if missing
+            else None
+        )
+    return reasons
+
+
+@contextmanager
+def use_implementation(name: str) -> Iterator[None]:
+    """Within the block, models use this implementation unless a call names another.
+
+    Raises:
+        ValueError: no implementation has that name.
+    """
+    token = _requested.set(check_name(name))
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError unless `name` is "auto" or an implementation's."""
+    if name != "auto" and name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: got {name!r}, expected one of auto, {', '.join(IMPLEMENTATIONS)}."
+        )
+    return name
+
+
+def choose(
+    argument: str | None = None,
+    configured: str = "auto",
+    *,
+    device: torch.device | str = "cpu",
+    needs_reference: Sequence[str] = (),
+) -> Choice:
+    """Decides: the call's argument, else the surrounding `use_implementation`, else the config.
+
+    Args:
+        needs_reference: what in this call only the dense loop can do; empty if nothing.
+
+    Raises:
+        ValueError: the name is unknown, or the implementation named cannot do it, and why.
+    """
+    requested = check_name(argument or _requested.get() or configured)
+    if requested == "reference":
+        return Choice("reference", "asked for")
+    if needs_reference:
+        if requested == "auto":
+            return Choice("reference", "; ".join(needs_reference))
+        raise ValueError(
+            f"implementation: got {requested!r}, which cannot be met: "
+            f"{'; '.join(needs_reference)}. Expected 'auto' or 'reference' here."
+        )
+    reasons = availability(device)
+    if requested != "auto":
+        if reasons[requested] is not None:
+            raise ValueError(f"implementation: got {requested!r}, but {reasons[requested]}.")
+        return Choice(requested, "asked for")
+    device_type = torch.device(device).type
+    for name in PREFERENCE.get(device_type, ("torch",)):
+        if reasons[name] is None:
+            return Choice(name, f"the first available for {device_type}")
+    raise RuntimeError(f"no engine implementation has kernels for {device_type}.")

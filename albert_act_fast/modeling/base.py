@@ -1,0 +1,227 @@
+"""The bare model: embeddings, encoder (reference loop or engine), pooler."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.albert.modeling_albert import AlbertEmbeddings, AlbertMLMHead
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
+
+from albert_act_fast import engine, implementations
+from albert_act_fast.configuration import AlbertActConfig
+from albert_act_fast.inputs import ModelInputs, check_inputs
+from albert_act_fast.outputs import AlbertActModelOutput, EncoderResult
+from albert_act_fast.reference import AlbertActTransformer
+
+logger = logging.get_logger(__name__)
+
+# Without these a model would be random; a head that is missing is fine (it is to be trained).
+_ESSENTIAL = re.compile(r"^(albert\.)?(embeddings|encoder)\.")
+
+
+class AlbertActEmbeddings(AlbertEmbeddings):
+    """ALBERT's embeddings; without the position term where positions are relative."""
+
+    def __init__(self, config: AlbertActConfig):
+        super().__init__(config)
+        self.position_embedding_type = config.position_embedding_type
+
+    def forward(self, inputs: ModelInputs) -> Tensor:
+        """[B, S, E]"""
+        embeddings = inputs.inputs_embeds
+        if embeddings is None:
+            embeddings = self.word_embeddings(inputs.input_ids)
+        embeddings = embeddings + self.token_type_embeddings(inputs.token_type_ids)
+        if self.position_embedding_type == "absolute":
+            embeddings = embeddings + self.position_embeddings(inputs.position_ids)
+        return self.dropout(self.LayerNorm(embeddings))
+
+
+class AlbertActPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation of all ALBERT-ACT models."""
+
+    config_class = AlbertActConfig
+    base_model_prefix = "albert"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("AlbertActLayer",)
+    # In checkpoints written by older versions of transformers.
+    _keys_to_ignore_on_load_unexpected = (r"position_ids$", r"token_type_ids$")
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, AlbertEmbeddings):
+            positions = torch.arange(module.position_ids.size(1), device=module.position_ids.device)
+            module.position_ids.copy_(positions.unsqueeze(0))
+            module.token_type_ids.zero_()
+        elif isinstance(module, AlbertMLMHead):
+            module.bias.zero_()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As transformers' `from_pretrained`, but a checkpoint without the weights of the
+        embeddings or of the encoder is an error, not a model with random ones.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture; the missing weights are named.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        missing = sorted(k for k in info["missing_keys"] if _ESSENTIAL.search(k))
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: not an ALBERT-ACT checkpoint; "
+                f"{len(missing)} weights of the embeddings and the encoder are missing: "
+                f"{', '.join(missing)}. Unexpected in it: "
+                f"{', '.join(sorted(info['unexpected_keys'])) or 'nothing'}."
+            )
+        return (model, info) if wants_info else model
+
+
+class AlbertActModel(AlbertActPreTrainedModel):
+    """The bare ALBERT-ACT encoder, a drop-in for the published `act.AlbertActModel`.
+
+    In inference (`model.eval()` under `torch.no_grad()` or `inference_mode()`) the engine runs and
+    computes running tokens only; where a call needs the dense loop (training, gradients,
+    attentions, hidden states, head masks) the reference runs, with the same numbers.
+    """
+
+    def __init__(self, config: AlbertActConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.embeddings = AlbertActEmbeddings(config)
+        self.encoder = AlbertActTransformer(config)
+        self.pooler = (
+            nn.Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
+        )
+        self.pooler_activation = nn.Tanh() if add_pooling_layer else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        implementation: str | None = None,
+    ) -> AlbertActModelOutput | tuple:
+        """
+        Args:
+            input_ids: [B, S] integer, ids of the vocabulary. Or
+            inputs_embeds: [B, S, embedding_size], in place of the word embeddings.
+            attention_mask: [B, S], 1 at tokens, 0 at padding, at any place; default all 1.
+            token_type_ids: [B, S]; default all 0.
+            position_ids: [B, S], [1, S] or [S]; default each token's column.
+            head_mask: [heads] or [iterations, heads], multiplies the attention weights.
+            output_attentions: also return the attention weights of every iteration.
+            output_hidden_states: also return the state before and after every iteration.
+            return_dict: False gives a plain tuple.
+            implementation: overrides `config.implementation` and `use_implementation` for this
+                call; see `albert_act_fast.implementations`.
+
+        Raises:
+            ValueError, TypeError: an argument is out of its range or shape, or the implementation
+                asked for cannot do what the call needs; the message says which and why.
+        """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        given = input_ids if input_ids is not None else inputs_embeds
+        choice = implementations.choose(
+            implementation,
+            self.config.implementation,
+            device=self.device if given is None else given.device,
+            needs_reference=self._needs_reference(
+                inputs_embeds, head_mask, output_attentions, output_hidden_states
+            ),
+        )
+        arguments = (
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            head_mask,
+            inputs_embeds,
+        )
+        if choice.name == "reference":
+            result = self._run_reference(arguments, output_hidden_states, output_attentions)
+        else:
+            result = self._run_engine(arguments, choice.name)
+        hidden = result.last_hidden_state
+        pooled = None
+        if self.pooler is not None:
+            pooled = self.pooler_activation(self.pooler(hidden[:, 0]))
+        return AlbertActModelOutput(
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
+            updates=result.n_updates[:, None, None, :],
+            n_updates=result.n_updates,
+            remainders=result.remainders,
+            ponder_cost=result.n_updates + result.remainders,
+        )
+
+    def _needs_reference(
+        self, inputs_embeds, head_mask, output_attentions, output_hidden_states
+    ) -> list[str]:
+        reasons = []
+        if self.training:
+            reasons.append("the model is in training mode (call model.eval())")
+        if torch.is_grad_enabled() and (
+            (inputs_embeds is not None and inputs_embeds.requires_grad)
+            or any(p.requires_grad for p in self.parameters())
+        ):
+            reasons.append("gradients are enabled (wrap the call in torch.no_grad())")
+        if head_mask is not None:
+            reasons.append("head_mask was given")
+        if output_attentions:
+            reasons.append("output_attentions was asked for")
+        if output_hidden_states:
+            reasons.append("output_hidden_states was asked for")
+        return reasons
+
+    def _run_reference(self, arguments, output_hidden_states, output_attentions) -> EncoderResult:
+        inputs = self._check(arguments)
+        return self.encoder(
+            self.embeddings(inputs),
+            inputs.attention_mask,
+            inputs.head_mask,
+            output_hidden_states,
+            output_attentions,
+        )
+
+    # Packing and the loop depend on the data, so torch.compile leaves them as they are and
+    # compiles what stands around them.
+    @torch.compiler.disable
+    def _run_engine(self, arguments, implementation: str) -> EncoderResult:
+        return engine.encode(
+            self.embeddings,
+            self.encoder,
+            self._check(arguments),
+            threshold=self.config.halting_threshold,
+            max_iterations=self.config.num_hidden_layers,
+            implementation=implementation,
+        )
+
+    @torch.compiler.disable
+    def _check(self, arguments) -> ModelInputs:
+        return check_inputs(self.config, self.embeddings, *arguments)

@@ -1,0 +1,274 @@
+"""What every operator computes: schemas, shape checks, fakes. Needs only torch.
+
+An operator's name is its mathematics, its *overload* names who computes it:
+`torch.ops.albert_act_fast.halting_step.torch`, `.cpp`, `.triton`, `.cuda`. All overloads of a name
+share one schema and one fake; an implementation only registers kernels for schemas defined here.
+
+Conventions. Rows are *packed*: the tokens of all sequences one after the other, padding left out.
+R rows of this iteration, T tokens in the batch, B sequences, H hidden size, E embedding size,
+A heads, D = H / A. Sequence b owns rows `offsets[b]` to `offsets[b + 1]`. Indices are int64.
+Outputs are written into tensors the caller provides (never read before they are written, so they
+may hold anything), because a captured GPU graph can allocate nothing. `R` is an upper bound: rows
+from `query_offsets[B]` on are not live, and an implementation neither reads nor writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "albert_act_fast"
+IMPLEMENTATIONS = ("torch", "cpp", "triton", "cuda")
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+
+
+def _expect_shapes(op: str, shapes: dict[str, tuple[Tensor, tuple]]) -> None:
+    for name, (tensor, expected) in shapes.items():
+        torch._check_value(
+            tuple(tensor.shape) == expected,
+            lambda name=name, tensor=tensor, expected=expected: (
+                f"{op}: {name} has shape {tuple(tensor.shape)}, expected {expected}."
+            ),
+        )
+
+
+def _check_embed_tokens(
+    token_ids,
+    token_type_ids,
+    position_ids,
+    word,
+    token_type,
+    position,
+    ln_weight,
+    ln_bias,
+    eps,
+    out,
+):
+    tokens, width = token_ids.size(0), word.size(1)
+    _expect_shapes(
+        "embed_tokens",
+        {
+            "token_type_ids": (token_type_ids, (tokens,)),
+            "position_ids": (position_ids, (tokens,)),
+            "token_type": (token_type, (token_type.size(0), width)),
+            "ln_weight": (ln_weight, (width,)),
+            "ln_bias": (ln_bias, (width,)),
+            "out": (out, (tokens, width)),
+        },
+    )
+
+
+def _check_write_kv(keys, values, token_index, key_store, value_store):
+    _expect_shapes(
+        "write_kv",
+        {
+            "values": (values, tuple(keys.shape)),
+            "token_index": (token_index, (keys.size(0),)),
+            "key_store": (key_store, (key_store.size(0), keys.size(1))),
+            "value_store": (value_store, (key_store.size(0), keys.size(1))),
+        },
+    )
+
+
+def _check_ragged_attention(
+    queries,
+    key_store,
+    value_store,
+    query_offsets,
+    key_offsets,
+    token_index,
+    positions,
+    heads,
+    distance_embedding,
+    key_distances,
+    out,
+):
+    rows, hidden = queries.shape
+    tokens = key_store.size(0)
+    torch._check_value(
+        hidden % heads == 0,
+        lambda: f"ragged_attention: {hidden} columns cannot be divided among {heads} heads.",
+    )
+    _expect_shapes(
+        "ragged_attention",
+        {
+            "key_store": (key_store, (tokens, hidden)),
+            "value_store": (value_store, (tokens, hidden)),
+            "query_offsets": (query_offsets, tuple(key_offsets.shape)),
+            "token_index": (token_index, (rows,)),
+            "positions": (positions, (tokens,)),
+            "out": (out, (rows, hidden)),
+        },
+    )
+
+
+def _check_add_layer_norm(x, residual, weight, bias, eps, out):
+    _expect_shapes(
+        "add_layer_norm",
+        {
+            "residual": (residual, tuple(x.shape)),
+            "weight": (weight, (x.size(1),)),
+            "bias": (bias, (x.size(1),)),
+            "out": (out, tuple(x.shape)),
+        },
+    )
+
+
+def _check_halting_step(
+    ffn_output,
+    ffn_input,
+    hidden,
+    ln_weight,
+    ln_bias,
+    eps,
+    halting_weight,
+    halting_bias,
+    threshold,
+    iteration,
+    accumulated_probability,
+    token_index,
+    query_offsets,
+    next_hidden,
+    next_accumulated_probability,
+    next_token_index,
+    next_query_offsets,
+    asking,
+    out,
+    n_updates,
+    remainders,
+):
+    rows, width = hidden.shape
+    tokens = out.size(0)
+    _expect_shapes(
+        "halting_step",
+        {
+            "ffn_output": (ffn_output, (rows, width)),
+            "ffn_input": (ffn_input, (rows, width)),
+            "ln_weight": (ln_weight, (width,)),
+            "ln_bias": (ln_bias, (width,)),
+            "halting_weight": (halting_weight, (1, width)),
+            "halting_bias": (halting_bias, (1,)),
+            "accumulated_probability": (accumulated_probability, (rows,)),
+            "token_index": (token_index, (rows,)),
+            "next_hidden": (next_hidden, (rows, width)),
+            "next_accumulated_probability": (next_accumulated_probability, (rows,)),
+            "next_token_index": (next_token_index, (rows,)),
+            "next_query_offsets": (next_query_offsets, tuple(query_offsets.shape)),
+            "asking": (asking, (1,)),
+            "out": (out, (tokens, width)),
+            "n_updates": (n_updates, (tokens,)),
+            "remainders": (remainders, (tokens,)),
+        },
+    )
+
+
+def _check_scatter_rows(rows, row_index, out):
+    _expect_shapes(
+        "scatter_rows",
+        {"row_index": (row_index, (rows.size(0),)), "out": (out, (out.size(0), rows.size(1)))},
+    )
+
+
+# name: (schema, shape check). What each computes is said once, here.
+OPERATORS: dict[str, tuple[str, Callable]] = {
+    # out[r] = LayerNorm(word[token_ids[r]] + token_type[token_type_ids[r]]
+    #                    + position[position_ids[r]]); no position term where `position` is None.
+    # `word` may be any table of rows: given embeddings are one, indexed by their own order.
+    "embed_tokens": (
+        "(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word, "
+        "Tensor token_type, Tensor? position, Tensor ln_weight, Tensor ln_bias, float eps, "
+        "Tensor(a!) out) -> ()",
+        _check_embed_tokens,
+    ),
+    # key_store[token_index[r]] = keys[r]; value_store[token_index[r]] = values[r].
+    "write_kv": (
+        "(Tensor keys, Tensor values, Tensor token_index, Tensor(a!) key_store, "
+        "Tensor(b!) value_store) -> ()",
+        _check_write_kv,
+    ),
+    # out[r] = softmax(q k^T / sqrt(D) + relative) v, heads side by side in a row, over all tokens
+    # of r's own sequence (rows key_offsets[b] to key_offsets[b + 1] of the stores).
+    # relative = q . e, or (q + k) . e where `key_distances`, with
+    # e = distance_embedding[position of the query - position of the key + (rows - 1) / 2];
+    # absent where `distance_embedding` is None. `positions` is each token's place in its sequence.
+    "ragged_attention": (
+        "(Tensor queries, Tensor key_store, Tensor value_store, Tensor query_offsets, "
+        "Tensor key_offsets, Tensor token_index, Tensor positions, int heads, "
+        "Tensor? distance_embedding, bool key_distances, Tensor(a!) out) -> ()",
+        _check_ragged_attention,
+    ),
+    # out = LayerNorm(x + residual)
+    "add_layer_norm": (
+        "(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, Tensor(a!) out) -> ()",
+        _check_add_layer_norm,
+    ),
+    # The end of an iteration, for every running row r:
+    #   g = LayerNorm(ffn_output + ffn_input); p = sigmoid(g . halting_weight + halting_bias)
+    #   halting rule on accumulated_probability with p, giving the weight w; h = w g + (1 - w) h
+    # p, the rule and the mix in float32. Then the rows part, each going to ONE packed slot:
+    #   the rows that run on, in their order, to next slots 0, 1, ... (their accumulated
+    #   probability and token index with them; next_query_offsets are their sequence offsets);
+    #   the rows that halted, from the last live slot backwards (h and token index only): together
+    #   all live slots of next_hidden are the rows that moved, whose K/V must be projected anew.
+    # A row that halted is also finished: out[token] = h, n_updates[token] = iteration,
+    # remainders[token] = its remainder. A row whose p is NaN leaves the same way, with
+    # n_updates[token] = iteration - 1 and remainder 0.
+    # asking[0] = rows that run on with an accumulated probability below the threshold: where it
+    # is 0 no further iteration is due, even if rows remain (they equal the threshold exactly).
+    "halting_step": (
+        "(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_weight, Tensor ln_bias, "
+        "float eps, Tensor halting_weight, Tensor halting_bias, float threshold, int iteration, "
+        "Tensor accumulated_probability, Tensor token_index, Tensor query_offsets, "
+        "Tensor(a!) next_hidden, Tensor(b!) next_accumulated_probability, "
+        "Tensor(c!) next_token_index, Tensor(d!) next_query_offsets, Tensor(e!) asking, "
+        "Tensor(f!) out, Tensor(g!) n_updates, Tensor(h!) remainders) -> ()",
+        _check_halting_step,
+    ),
+    # out[row_index[r]] = rows[r]; other rows of `out` stay.
+    "scatter_rows": (
+        "(Tensor rows, Tensor row_index, Tensor(a!) out) -> ()",
+        _check_scatter_rows,
+    ),
+}
+
+
+def _define_all() -> None:
+    for name, (schema, check) in OPERATORS.items():
+        for implementation in IMPLEMENTATIONS:
+            _library.define(f"{name}.{implementation}{schema}")
+            # The outputs are the caller's tensors, so all that a fake has to do is to check.
+            torch.library.register_fake(
+                f"{NAMESPACE}::{name}.{implementation}", check, lib=_library
+            )
+
+
+def implementation_of(name: str, implementation: str) -> torch._ops.OpOverload:
+    """The overload of operator `name` that `implementation` computes."""
+    return getattr(getattr(getattr(torch.ops, NAMESPACE), name), implementation)
+
+
+def register(name: str, implementation: str, kernel: Callable, dispatch_key: str) -> None:
+    """Registers a Python kernel; its arguments' shapes are checked before every call."""
+    check = OPERATORS[name][1]
+
+    def checked(*args):
+        check(*args)
+        kernel(*args)
+
+    _library.impl(f"{name}.{implementation}", checked, dispatch_key)
+
+
+def registered(name: str, implementation: str, device_type: str) -> bool:
+    """Whether `implementation` has a kernel of operator `name` for tensors on that device."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type, device_type.upper())
+    overload = f"{NAMESPACE}::{name}.{implementation}"
+    return any(
+        torch._C._dispatch_has_kernel_for_dispatch_key(overload, k)
+        for k in (key, "CompositeExplicitAutograd")
+    )
+
+
+_define_all()

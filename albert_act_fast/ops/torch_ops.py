@@ -1,0 +1,208 @@
+"""Implementation `torch` of all operators: plain PyTorch, on any device.
+
+Host code reads counts and offsets, so on a GPU every iteration waits for the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from albert_act_fast.ops import contracts
+
+
+def embed_tokens(
+    token_ids,
+    token_type_ids,
+    position_ids,
+    word,
+    token_type,
+    position,
+    ln_weight,
+    ln_bias,
+    eps,
+    out,
+):
+    rows = word.index_select(0, token_ids)
+    rows += token_type.index_select(0, token_type_ids)
+    if position is not None:
+        rows += position.index_select(0, position_ids)
+    out.copy_(F.layer_norm(rows, rows.shape[-1:], ln_weight, ln_bias, eps))
+
+
+def write_kv(keys, values, token_index, key_store, value_store):
+    key_store.index_copy_(0, token_index, keys)
+    value_store.index_copy_(0, token_index, values)
+
+
+def ragged_attention(
+    queries,
+    key_store,
+    value_store,
+    query_offsets,
+    key_offsets,
+    token_index,
+    positions,
+    heads,
+    distance_embedding,
+    key_distances,
+    out,
+):
+    query_bounds, key_bounds = query_offsets.tolist(), key_offsets.tolist()
+    if queries.device.type == "cpu":
+        groups = [[b] for b in range(len(query_bounds) - 1)]
+    else:
+        # Many small launches cost more than padding: all sequences in one.
+        groups = [list(range(len(query_bounds) - 1))]
+    for group in groups:
+        group = [b for b in group if query_bounds[b + 1] > query_bounds[b]]
+        if len(group) == 1:
+            attend = _attend_one_sequence
+        elif group:
+            attend = _attend_padded
+        else:
+            continue
+        attend(
+            queries,
+            key_store,
+            value_store,
+            [(query_bounds[b], query_bounds[b + 1]) for b in group],
+            [(key_bounds[b], key_bounds[b + 1]) for b in group],
+            token_index,
+            positions,
+            heads,
+            distance_embedding,
+            key_distances,
+            out,
+        )
+
+
+def _attend_one_sequence(
+    queries, key_store, value_store, query_spans, key_spans, token_index, positions, heads,
+    distance_embedding, key_distances, out,
+):  # fmt: skip
+    rows, keys = slice(*query_spans[0]), slice(*key_spans[0])
+    q, k, v = (
+        x.unflatten(-1, (heads, -1)).transpose(0, 1).unsqueeze(0)
+        for x in (queries[rows], key_store[keys], value_store[keys])
+    )
+    bias = None
+    if distance_embedding is not None:
+        bias = relative_scores(
+            q, k, positions[token_index[rows]], positions[keys], distance_embedding, key_distances
+        )
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out[rows] = attended.squeeze(0).transpose(0, 1).flatten(1)
+
+
+def _attend_padded(
+    queries, key_store, value_store, query_spans, key_spans, token_index, positions, heads,
+    distance_embedding, key_distances, out,
+):  # fmt: skip
+    rows, live_rows = _padded_index(query_spans, queries.device)
+    keys, live_keys = _padded_index(key_spans, queries.device)
+    q, k, v = (
+        x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        for x in (queries[rows], key_store[keys], value_store[keys])
+    )
+    mask = live_keys[:, None, None, :]
+    if distance_embedding is not None:
+        bias = relative_scores(
+            q, k, positions[token_index[rows]], positions[keys], distance_embedding, key_distances
+        )
+        mask = bias.masked_fill(~mask, float("-inf"))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out[rows[live_rows]] = attended.transpose(1, 2).flatten(2)[live_rows]
+
+
+def _padded_index(spans: list[tuple[int, int]], device) -> tuple[Tensor, Tensor]:
+    """Row index [sequences, longest] and which of its places are live; others repeat a live row."""
+    start, stop = torch.tensor(spans, device=device).unbind(1)
+    index = start[:, None] + torch.arange(max(b - a for a, b in spans), device=device)
+    return torch.minimum(index, stop[:, None] - 1), index < stop[:, None]
+
+
+def relative_scores(q, k, query_positions, key_positions, distance_embedding, key_distances):
+    """[..., A, queries, keys] to add to the scaled scores; see `ragged_attention`'s contract."""
+    distance = query_positions[..., :, None] - key_positions[..., None, :]
+    embedding = F.embedding(distance + distance_embedding.size(0) // 2, distance_embedding)
+    embedding = embedding.to(q.dtype)
+    if embedding.dim() == 3:
+        embedding = embedding.unsqueeze(0)
+    scores = torch.einsum("bald,blrd->balr", q, embedding.expand(q.size(0), -1, -1, -1))
+    if key_distances:
+        scores += torch.einsum("bard,blrd->balr", k, embedding.expand(q.size(0), -1, -1, -1))
+    return scores
+
+
+def add_layer_norm(x, residual, weight, bias, eps, out):
+    out.copy_(F.layer_norm(x + residual, x.shape[-1:], weight, bias, eps))
+
+
+def halting_step(
+    ffn_output,
+    ffn_input,
+    hidden,
+    ln_weight,
+    ln_bias,
+    eps,
+    halting_weight,
+    halting_bias,
+    threshold,
+    iteration,
+    accumulated_probability,
+    token_index,
+    query_offsets,
+    next_hidden,
+    next_accumulated_probability,
+    next_token_index,
+    next_query_offsets,
+    asking,
+    out,
+    n_updates,
+    remainders,
+):
+    live = slice(0, int(query_offsets[-1]))
+    hidden, hp, token_index = hidden[live], accumulated_probability[live], token_index[live]
+    candidate = F.layer_norm(
+        ffn_output[live] + ffn_input[live], hidden.shape[-1:], ln_weight, ln_bias, eps
+    )
+    with torch.autocast(hidden.device.type, enabled=False):
+        logit = F.linear(
+            candidate.to(hp.dtype), halting_weight.to(hp.dtype), halting_bias.to(hp.dtype)
+        )
+    p = logit.squeeze(1).sigmoid()
+
+    reached = hp + p
+    goes_on = reached <= threshold
+    halts = reached > threshold  # neither where p is NaN
+    remainder = 1 - hp
+    weight = torch.where(halts, remainder, p).unsqueeze(1)
+    mixed = torch.addcmul((1 - weight) * hidden, weight, candidate).to(hidden.dtype)
+
+    staying = goes_on.nonzero().squeeze(1)
+    leaving = (~goes_on).nonzero().squeeze(1)
+    slots = torch.cat([staying, leaving.flip(0)])
+    torch.index_select(mixed, 0, slots, out=next_hidden[live])
+    torch.index_select(token_index, 0, slots, out=next_token_index[live])
+    count = staying.numel()
+    torch.index_select(reached, 0, staying, out=next_accumulated_probability[:count])
+    next_query_offsets[0] = 0
+    survivors_before = F.pad(goes_on.cumsum(0), (1, 0))
+    torch.index_select(survivors_before, 0, query_offsets, out=next_query_offsets)
+    asking.copy_((reached[staying] < threshold).sum())
+
+    finished = token_index[leaving]
+    out.index_copy_(0, finished, mixed[leaving])
+    halts = halts[leaving]
+    n_updates[finished] = torch.where(halts, iteration, iteration - 1).to(n_updates.dtype)
+    remainders[finished] = torch.where(halts, remainder[leaving], 0)
+
+
+def scatter_rows(rows, row_index, out):
+    out.index_copy_(0, row_index, rows)
+
+
+for _name in contracts.OPERATORS:
+    contracts.register(_name, "torch", globals()[_name], "CompositeExplicitAutograd")

@@ -1,0 +1,20 @@
+"""What all tests share: the gpu mark and the hypothesis profiles."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+# `repeatable` is the default: the same examples in every run, and no time limit for one example, so
+# that a slow machine fails nothing. `pytest --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
+settings.register_profile("explore", deadline=None, max_examples=500)
+settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device; torch.cuda.is_available() is False here")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(no_gpu)

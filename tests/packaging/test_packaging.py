@@ -1,0 +1,225 @@
+"""What is built and installed, and what importing it touches.
+
+Builds and installs happen on a copy of the sources, so that the tree stays clean and parallel runs
+do not share a build folder. The installs are looked at by an interpreter started with -S: it runs
+no .pth file, so the editable install of the environment that runs the tests stays out of the way.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ["albert_act_fast", "kernels", "csrc", "setup.py", "pyproject.toml"]
+SOURCES += ["README.md", "LICENSE", "NOTICE"]
+SPIECE_SHA256 = "fefb02b667a6c5c2fe27602d28e5fb3428f66ab89c7d6f388e7c8d44a02d0336"
+
+
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """Standard output of a command; its whole output in the error if it fails."""
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def pip(*arguments: str | Path, cwd: Path) -> None:
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, with one module in kernels/ to import."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "*.so")
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, copy / name)
+    (copy / "kernels" / "probe.py").write_text("VALUE = 17\n")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", folder, source, cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder the package is installed into, either way."""
+    target = tmp_path_factory.mktemp(request.param)
+    if request.param == "wheel":
+        what = [request.getfixturevalue("wheel")]
+    else:
+        what = ["--no-build-isolation", "-e", request.getfixturevalue("source")]
+    pip("install", "--no-deps", "--target", target, *what, cwd=target)
+    return target
+
+
+def run_installed(site: Path, code: str, cwd: Path, path: tuple[Path, ...] = ()) -> str:
+    """Run code where the package is installed in `site` and its dependencies are to be had."""
+    prelude = (
+        "import site, sys\n"
+        f"sys.path[1:1] = {[str(entry) for entry in path]!r}\n"
+        f"site.addsitedir({str(site)!r})\n"
+        f"sys.path += {dependency_paths()!r}\n"
+    )
+    return run(sys.executable, "-S", "-c", prelude + code, cwd=cwd)
+
+
+def dependency_paths() -> list[str]:
+    return list(dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_wheel_has_one_top_level_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"albert_act_fast"}
+
+
+def test_wheel_holds_every_module(wheel: Path, source: Path) -> None:
+    modules = {
+        path.relative_to(source).as_posix() for path in (source / "albert_act_fast").rglob("*.py")
+    }
+    modules |= {f"albert_act_fast/kernels/{path.name}" for path in source.glob("kernels/*.py")}
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.endswith(".py")}
+    assert packed == modules
+
+
+def test_wheel_holds_the_tokenizer_and_the_type_marker(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        spiece = archive.read("albert_act_fast/data/tokenizer/spiece.model")
+        assert "albert_act_fast/py.typed" in archive.namelist()
+    assert hashlib.sha256(spiece).hexdigest() == SPIECE_SHA256
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    fields = metadata(wheel)
+    assert fields["Name"] == "albert_act_fast"
+    assert fields["License-Expression"] == "Apache-2.0"
+    assert set(fields.get_all("License-File")) == {"LICENSE", "NOTICE"}
+    assert fields["Requires-Python"] == ">=3.10"
+    needed = {line for line in fields.get_all("Requires-Dist") if "extra ==" not in line}
+    assert {"torch>=2.11", "transformers<6,>=5.0"} <= needed
+    # What only some users need stays out of everybody's install.
+    assert not any(line.startswith(("triton", "matplotlib", "pytest")) for line in needed)
+
+
+def test_wheel_has_the_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
+        text = archive.read(name).decode()
+    assert "albert-act-fast = albert_act_fast.cli.app:main" in text
+
+
+def test_version_is_written_once(wheel: Path) -> None:
+    import albert_act_fast
+
+    assert albert_act_fast.__version__ == metadata(wheel)["Version"]
+
+
+def test_kernels_has_no_init() -> None:
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_kernels_is_a_subpackage_and_not_top_level(
+    site: Path, source: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import importlib.util\n"
+        "import albert_act_fast.kernels.probe as probe\n"
+        "spec = importlib.util.find_spec('kernels')\n"
+        "print(probe.VALUE)\n"
+        "print(*(spec.submodule_search_locations if spec else ()), sep='\\n')\n"
+    )
+    value, *places = run_installed(site, code, cwd=tmp_path).splitlines()
+    assert value == "17"
+    ours = (str(site), str(source), str(ROOT))
+    assert not [place for place in places if place.startswith(ours)]
+
+
+def test_another_kernels_package_wins_in_the_root_of_the_tree(
+    site: Path, source: Path, tmp_path: Path
+) -> None:
+    """-c puts the working folder first on sys.path, as a shell or a notebook opened there does."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("OWNER = 'someone else'\n")
+    code = "import kernels; print(kernels.OWNER)"
+    assert run_installed(site, code, cwd=source, path=(tmp_path,)).strip() == "someone else"
+
+
+def test_kernels_is_not_top_level_under_pytest() -> None:
+    spec = importlib.util.find_spec("kernels")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    assert str(ROOT / "kernels") not in places
+
+
+def test_transformers_does_not_take_our_folder_for_its_package(tmp_path: Path) -> None:
+    if importlib.util.find_spec("kernels"):
+        pytest.skip("Hugging Face's kernels package is installed here")
+    code = "from transformers.utils import is_kernels_available; print(is_kernels_available())"
+    assert run(sys.executable, "-c", code, cwd=ROOT).strip().splitlines()[-1] == "False"
+
+
+def test_import_touches_no_gpu_and_nothing_optional(tmp_path: Path) -> None:
+    """What transformers' own ALBERT pulls in (torch._dynamo brings Triton) is not ours to avoid."""
+    code = (
+        "import sys\n"
+        "import transformers.models.albert.modeling_albert\n"
+        "before = set(sys.modules)\n"
+        "import albert_act_fast\n"
+        "import torch\n"
+        "assert albert_act_fast.AlbertActModel and albert_act_fast.AlbertActConfig\n"
+        "assert not torch.cuda.is_initialized(), 'CUDA was initialised'\n"
+        "optional = {'triton', 'matplotlib', 'sklearn', 'typer', 'pytest'}\n"
+        "print(*sorted(optional & (set(sys.modules) - before)))\n"
+    )
+    assert run(sys.executable, "-c", code, cwd=tmp_path).strip() == ""
+
+
+def test_import_works_without_compiler_and_triton(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in {"CC", "CXX"}}
+    env["PATH"] = str(tmp_path)
+    code = (
+        "import sys\n"
+        "sys.modules['triton'] = None  # makes `import triton` fail\n"
+        "from albert_act_fast import AlbertActConfig, AlbertActModel\n"
+        "config = AlbertActConfig(hidden_size=8, num_attention_heads=2, intermediate_size=8,\n"
+        "                         embedding_size=4, num_hidden_layers=2, vocab_size=10)\n"
+        "import torch\n"
+        "with torch.no_grad():\n"
+        "    out = AlbertActModel(config).eval()(torch.tensor([[2, 5, 3]]))\n"
+        "print(tuple(out.last_hidden_state.shape))\n"
+    )
+    assert run(sys.executable, "-c", code, cwd=tmp_path, env=env).strip() == "(1, 3, 8)"
+
+
+def test_the_command_is_there(site: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.argv = ['albert-act-fast', '--help']\n"
+        "from albert_act_fast.cli.app import main\n"
+        "main()\n"
+    )
+    assert "depth" in run_installed(site, code, cwd=tmp_path)
