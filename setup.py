@@ -15,6 +15,7 @@ setup(
     package_dir={"albert_act_fast.kernels": "kernels"},
     package_data={
         "albert_act_fast": ["py.typed", "data/**/*"],
+        # Keeps the folder in the wheel while it has no modules.
         "albert_act_fast.kernels": ["*.md"],
     },
     # The wheel holds what is listed above and nothing else, whatever lies in the tree.

@@ -2,8 +2,9 @@
 
 `reference` is the dense loop in plain PyTorch; all others are the token-dropping engine running on
 that implementation's operators. "auto" takes the first available engine implementation for the
-device, and the reference where the call needs what only the dense loop has (gradients, training,
-attentions, hidden states, head masks). An explicit choice that cannot be met raises.
+device, and the reference where the call needs what only the dense loop has (attentions, hidden
+states, head masks) and in training. An explicit choice that cannot be met raises; the engine with
+gradients (implementation "torch") is such an explicit choice.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from albert_act_fast.ops.contracts import IMPLEMENTATIONS as ENGINE_IMPLEMENTATI
 IMPLEMENTATIONS = ("reference", *ENGINE_IMPLEMENTATIONS)
 # Fastest first.
 PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "cuda", "torch")}
+# Engine implementations that autograd can follow.
+DIFFERENTIABLE = ("torch",)
 
 _requested: ContextVar[str | None] = ContextVar("albert_act_fast_implementation", default=None)
 
@@ -81,11 +84,13 @@ def choose(
     configured: str = "auto",
     *,
     device: torch.device | str = "cpu",
+    needs_gradients: Sequence[str] = (),
     needs_reference: Sequence[str] = (),
 ) -> Choice:
     """Decides: the call's argument, else the surrounding `use_implementation`, else the config.
 
     Args:
+        needs_gradients: what in this call is training; empty if nothing.
         needs_reference: what in this call only the dense loop can do; empty if nothing.
 
     Raises:
@@ -94,12 +99,15 @@ def choose(
     requested = check_name(argument or _requested.get() or configured)
     if requested == "reference":
         return Choice("reference", "asked for")
-    if needs_reference:
+    obstacles = list(needs_reference)
+    if requested not in DIFFERENTIABLE:
+        obstacles = [*needs_gradients, *obstacles]
+    if obstacles:
         if requested == "auto":
-            return Choice("reference", "; ".join(needs_reference))
+            return Choice("reference", "; ".join(obstacles))
         raise ValueError(
             f"implementation: got {requested!r}, which cannot be met: "
-            f"{'; '.join(needs_reference)}. Expected 'auto' or 'reference' here."
+            f"{'; '.join(obstacles)}. Expected 'auto' or 'reference' here."
         )
     reasons = availability(device)
     if requested != "auto":

@@ -28,14 +28,26 @@ def own_text() -> str:
     return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
 
 
-def unpadded_batch(sequences: int, length: int) -> tuple[Tensor, Tensor]:
-    """[sequences, length] ids without padding, each [CLS] ... [SEP], and the mask of ones."""
-    ids = load_tokenizer()(own_text(), add_special_tokens=False, truncation=False)["input_ids"]
+def pretraining_batch(sequences: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """[sequences, length] ids without padding, each [CLS] ... [SEP], and the mask of ones.
+
+    Tokens are masked as in pre-training (15 % chosen, 80 % of those masked), because the published
+    mean depth of all tokens is that of such text.
+    """
+    tokenizer = load_tokenizer()
+    ids = [
+        token
+        for line in own_text().splitlines()
+        for token in tokenizer(line, add_special_tokens=False)["input_ids"]
+    ]
     content = length - 2
     ids = (ids * (sequences * content // len(ids) + 1))[: sequences * content]
     body = torch.tensor(ids).view(sequences, content)
+    generator = torch.Generator().manual_seed(seed)
+    masked = torch.rand(body.shape, generator=generator) < 0.15 * 0.8
+    body = body.masked_fill(masked, tokenizer.mask_token_id)
     edge = torch.ones(sequences, 1, dtype=torch.int64)
-    input_ids = torch.cat([2 * edge, body, 3 * edge], 1)
+    input_ids = torch.cat([tokenizer.cls_token_id * edge, body, tokenizer.sep_token_id * edge], 1)
     return input_ids, torch.ones_like(input_ids)
 
 

@@ -88,8 +88,9 @@ class AlbertActModel(AlbertActPreTrainedModel):
     """The bare ALBERT-ACT encoder, a drop-in for the published `act.AlbertActModel`.
 
     In inference (`model.eval()` under `torch.no_grad()` or `inference_mode()`) the engine runs and
-    computes running tokens only; where a call needs the dense loop (training, gradients,
-    attentions, hidden states, head masks) the reference runs, with the same numbers.
+    computes running tokens only; in training, and where a call needs the dense loop (attentions,
+    hidden states, head masks), the reference runs, with the same numbers. Training runs on the
+    engine too where asked to: `config.implementation = "torch"`.
     """
 
     def __init__(self, config: AlbertActConfig, add_pooling_layer: bool = True):
@@ -145,12 +146,14 @@ class AlbertActModel(AlbertActPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         given = input_ids if input_ids is not None else inputs_embeds
+        needs_gradients = self._needs_gradients(inputs_embeds)
         choice = implementations.choose(
             implementation,
             self.config.implementation,
             device=self.device if given is None else given.device,
+            needs_gradients=needs_gradients,
             needs_reference=self._needs_reference(
-                inputs_embeds, head_mask, output_attentions, output_hidden_states
+                head_mask, output_attentions, output_hidden_states
             ),
         )
         arguments = (
@@ -162,9 +165,10 @@ class AlbertActModel(AlbertActPreTrainedModel):
             inputs_embeds,
         )
         if choice.name == "reference":
+            self._say_why_slow(choice)
             result = self._run_reference(arguments, output_hidden_states, output_attentions)
         else:
-            result = self._run_engine(arguments, choice.name)
+            result = self._run_engine(arguments, choice.name, bool(needs_gradients))
         hidden = result.last_hidden_state
         pooled = None
         if self.pooler is not None:
@@ -180,9 +184,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
             ponder_cost=result.n_updates + result.remainders,
         )
 
-    def _needs_reference(
-        self, inputs_embeds, head_mask, output_attentions, output_hidden_states
-    ) -> list[str]:
+    def _needs_gradients(self, inputs_embeds: Tensor | None) -> list[str]:
         reasons = []
         if self.training:
             reasons.append("the model is in training mode (call model.eval())")
@@ -191,20 +193,36 @@ class AlbertActModel(AlbertActPreTrainedModel):
             or any(p.requires_grad for p in self.parameters())
         ):
             reasons.append("gradients are enabled (wrap the call in torch.no_grad())")
+        return reasons
+
+    def _needs_reference(self, head_mask, output_attentions, output_hidden_states) -> list[str]:
+        reasons = []
         if head_mask is not None:
             reasons.append("head_mask was given")
         if output_attentions:
             reasons.append("output_attentions was asked for")
         if output_hidden_states:
             reasons.append("output_hidden_states was asked for")
+        if self.training and self.encoder.albert_layer.gradient_checkpointing:
+            reasons.append("gradient checkpointing is on")
         return reasons
+
+    @torch.compiler.disable
+    def _say_why_slow(self, choice: implementations.Choice) -> None:
+        """The dense loop in eval mode is mostly a forgotten `torch.no_grad()`: say so once."""
+        if not self.training and choice.reason.startswith("gradients"):
+            logger.warning_once(
+                "AlbertActModel computes every token at every iteration: "
+                f"{choice.reason} to drop halted tokens."
+            )
 
     def _run_reference(self, arguments, output_hidden_states, output_attentions) -> EncoderResult:
         inputs = self._check(arguments)
+        embedded = self.embeddings(inputs)
         return self.encoder(
-            self.embeddings(inputs),
+            embedded,
             inputs.attention_mask,
-            inputs.head_mask,
+            None if inputs.head_mask is None else inputs.head_mask.to(embedded),
             output_hidden_states,
             output_attentions,
         )
@@ -212,15 +230,15 @@ class AlbertActModel(AlbertActPreTrainedModel):
     # Packing and the loop depend on the data, so torch.compile leaves them as they are and
     # compiles what stands around them.
     @torch.compiler.disable
-    def _run_engine(self, arguments, implementation: str) -> EncoderResult:
-        return engine.encode(
-            self.embeddings,
-            self.encoder,
-            self._check(arguments),
-            threshold=self.config.halting_threshold,
-            max_iterations=self.config.num_hidden_layers,
-            implementation=implementation,
-        )
+    def _run_engine(self, arguments, implementation: str, with_gradients: bool) -> EncoderResult:
+        arguments = (self.embeddings, self.encoder, self._check(arguments))
+        rule = {
+            "threshold": self.config.halting_threshold,
+            "max_iterations": self.config.num_hidden_layers,
+        }
+        if with_gradients:
+            return engine.encode_with_gradients(*arguments, **rule)
+        return engine.encode(*arguments, **rule, implementation=implementation)
 
     @torch.compiler.disable
     def _check(self, arguments) -> ModelInputs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.albert.modeling_albert import AlbertMLMHead, AlbertSOPHead
@@ -38,13 +40,15 @@ class _TaskModel(AlbertActPreTrainedModel):
         self.num_labels = config.num_labels
         self.albert = AlbertActModel(config, add_pooling_layer=add_pooling_layer)
 
-    def _apply_head(self, encoded: AlbertActModelOutput) -> dict[str, Tensor]:
+    @abstractmethod
+    def _apply_head(self, encoded: AlbertActModelOutput, **head_arguments) -> dict[str, Tensor]:
         """The head's output fields, logits first."""
-        raise NotImplementedError(type(self).__name__)
 
-    def _task_loss(self, fields: dict[str, Tensor], labels: dict[str, Tensor | None]):
+    @abstractmethod
+    def _task_loss(
+        self, fields: dict[str, Tensor], labels: dict[str, Tensor | None]
+    ) -> Tensor | None:
         """The task's loss, None where no labels were given."""
-        raise NotImplementedError(type(self).__name__)
 
     def _run(
         self,
@@ -118,6 +122,14 @@ class _VocabularyHead:
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
         "predictions.decoder.bias": "predictions.bias",
     }
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        # One bias under two names, even where `tie_word_embeddings` is off; transformers would
+        # otherwise save one of them and load the other at random.
+        bias = "predictions.decoder.bias"
+        return {bias: self._tied_weights_keys[bias]} | super().get_expanded_tied_weights_keys(
+            all_submodels
+        )
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.albert.embeddings.word_embeddings

@@ -48,17 +48,17 @@ def _check_embed_tokens(
     out,
 ):
     tokens, width = token_ids.size(0), word.size(1)
-    _expect_shapes(
-        "embed_tokens",
-        {
-            "token_type_ids": (token_type_ids, (tokens,)),
-            "position_ids": (position_ids, (tokens,)),
-            "token_type": (token_type, (token_type.size(0), width)),
-            "ln_weight": (ln_weight, (width,)),
-            "ln_bias": (ln_bias, (width,)),
-            "out": (out, (tokens, width)),
-        },
-    )
+    shapes = {
+        "token_type_ids": (token_type_ids, (tokens,)),
+        "position_ids": (position_ids, (tokens,)),
+        "token_type": (token_type, (token_type.size(0), width)),
+        "ln_weight": (ln_weight, (width,)),
+        "ln_bias": (ln_bias, (width,)),
+        "out": (out, (tokens, width)),
+    }
+    if position is not None:
+        shapes["position"] = (position, (position.size(0), width))
+    _expect_shapes("embed_tokens", shapes)
 
 
 def _check_write_kv(keys, values, token_index, key_store, value_store):
@@ -92,17 +92,18 @@ def _check_ragged_attention(
         hidden % heads == 0,
         lambda: f"ragged_attention: {hidden} columns cannot be divided among {heads} heads.",
     )
-    _expect_shapes(
-        "ragged_attention",
-        {
-            "key_store": (key_store, (tokens, hidden)),
-            "value_store": (value_store, (tokens, hidden)),
-            "query_offsets": (query_offsets, tuple(key_offsets.shape)),
-            "token_index": (token_index, (rows,)),
-            "positions": (positions, (tokens,)),
-            "out": (out, (rows, hidden)),
-        },
-    )
+    shapes = {
+        "key_store": (key_store, (tokens, hidden)),
+        "value_store": (value_store, (tokens, hidden)),
+        "query_offsets": (query_offsets, tuple(key_offsets.shape)),
+        "token_index": (token_index, (rows,)),
+        "positions": (positions, (tokens,)),
+        "out": (out, (rows, hidden)),
+    }
+    if distance_embedding is not None:
+        distances = distance_embedding.size(0)
+        shapes["distance_embedding"] = (distance_embedding, (distances, hidden // heads))
+    _expect_shapes("ragged_attention", shapes)
 
 
 def _check_add_layer_norm(x, residual, weight, bias, eps, out):
@@ -214,8 +215,9 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     #   the rows that halted, from the last live slot backwards (h and token index only): together
     #   all live slots of next_hidden are the rows that moved, whose K/V must be projected anew.
     # A row that halted is also finished: out[token] = h, n_updates[token] = iteration,
-    # remainders[token] = its remainder. A row whose p is NaN leaves the same way, with
-    # n_updates[token] = iteration - 1 and remainder 0.
+    # remainders[token] = its remainder. Two more kinds of rows leave so, with remainder 0:
+    # those whose accumulated probability is exactly 1 (possible where the threshold is 1), and
+    # those whose p is NaN, with n_updates[token] = iteration - 1.
     # asking[0] = rows that run on with an accumulated probability below the threshold: where it
     # is 0 no further iteration is due, even if rows remain (they equal the threshold exactly).
     "halting_step": (

@@ -175,8 +175,10 @@ def halting_step(
     p = logit.squeeze(1).sigmoid()
 
     reached = hp + p
-    goes_on = reached <= threshold
-    halts = reached > threshold  # neither where p is NaN
+    # Only a threshold of 1 (act_epsilon 0) lets a token reach exactly 1 without passing it: it gets
+    # no remainder, and never runs again. Where p is NaN none of these holds.
+    goes_on = (reached <= threshold) & (reached < 1)
+    halts = reached > threshold
     remainder = 1 - hp
     weight = torch.where(halts, remainder, p).unsqueeze(1)
     mixed = torch.addcmul((1 - weight) * hidden, weight, candidate).to(hidden.dtype)
@@ -195,9 +197,9 @@ def halting_step(
 
     finished = token_index[leaving]
     out.index_copy_(0, finished, mixed[leaving])
-    halts = halts[leaving]
-    n_updates[finished] = torch.where(halts, iteration, iteration - 1).to(n_updates.dtype)
-    remainders[finished] = torch.where(halts, remainder[leaving], 0)
+    was_updated = ~p.isnan()[leaving]
+    n_updates[finished] = torch.where(was_updated, iteration, iteration - 1).to(n_updates.dtype)
+    remainders[finished] = torch.where(halts[leaving], remainder[leaving], 0)
 
 
 def scatter_rows(rows, row_index, out):
