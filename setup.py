@@ -2,9 +2,83 @@
 
 `kernels/` stands at the top of the tree beside `csrc/`, yet is installed and imported only as
 `albert_act_fast.kernels`: the top-level name `kernels` belongs to Hugging Face's package.
+
+The C++ operators are built where a C++ compiler and PyTorch are found, and left out, saying so,
+where not. Whether there is a GPU plays no part. ALBERT_ACT_FAST_SKIP_CPP=1 leaves them out.
 """
 
-from setuptools import find_packages, setup
+import os
+import platform
+import shutil
+import sys
+
+from setuptools import Extension, find_packages, setup
+
+# torch 2.11, the oldest that is supported: one build serves it and all later ones.
+TORCH_TARGET_VERSION = "0x020b000000000000"
+
+
+def say(message):
+    print(f"albert_act_fast: {message}", file=sys.stderr)
+
+
+def why_no_cpp():
+    """The reason to leave the C++ operators out, or None."""
+    if os.environ.get("ALBERT_ACT_FAST_SKIP_CPP", "0") not in ("", "0"):
+        return "ALBERT_ACT_FAST_SKIP_CPP is set"
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler) is None:
+        return f"no C++ compiler: {compiler} is not on the PATH (CXX names another)"
+    if sys.platform == "win32":
+        return "not supported on Windows"
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return "PyTorch is not visible to the build (pip install --no-build-isolation .)"
+    return None
+
+
+def native_extensions():
+    """Arguments for `setup` that build the C++ operators."""
+    reason = why_no_cpp()
+    if reason is not None:
+        say(f"the C++ operators are left out: {reason}")
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    instruction_sets = ["portable", *(["avx2", "avx512"] if x86 else [])]
+    say(f"the C++ operators are built for {', '.join(instruction_sets)}")
+    extension = Extension(
+        "albert_act_fast._cpp_ops",
+        sources=[
+            "csrc/binding/cpu_ops.cpp",
+            "csrc/cpu/dispatch.cpp",
+            *(f"csrc/cpu/{name}.cpp" for name in instruction_sets),
+        ],
+        include_dirs=include_paths(),
+        library_dirs=library_paths(),
+        libraries=["c10", "torch_cpu", "torch"],
+        # Never -march=native: the instruction set is chosen when the library is loaded.
+        extra_compile_args=[
+            "-std=c++17",
+            "-O3",
+            "-fopenmp-simd",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wno-psabi",
+            f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+        ],
+        extra_link_args=["-Wl,--no-as-needed"] if sys.platform == "linux" else [],
+        language="c++",
+    )
+    # The library is loaded by torch, not imported: no Python in it, nor its version in the name.
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
+
 
 setup(
     packages=[
@@ -15,10 +89,9 @@ setup(
     package_dir={"albert_act_fast.kernels": "kernels"},
     package_data={
         "albert_act_fast": ["py.typed", "data/**/*"],
-        # Keeps the folder in the wheel while it has no modules.
         "albert_act_fast.kernels": ["*.md"],
     },
     # The wheel holds what is listed above and nothing else, whatever lies in the tree.
     include_package_data=False,
-    # Native extensions (csrc/) are attached here, as ext_modules, once there are any.
+    **native_extensions(),
 )

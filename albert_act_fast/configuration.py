@@ -33,14 +33,15 @@ class AlbertActConfig(AlbertConfig):
 
     model_type = "albert_act"
     # Per-token diagnostics have the batch's own length: the Trainer must not gather them.
-    keys_to_ignore_at_inference = (
+    # A list, because the Trainer adds lists to it.
+    keys_to_ignore_at_inference = [
         "hidden_states",
         "attentions",
         "updates",
         "n_updates",
         "remainders",
         "ponder_cost",
-    )
+    ]
 
     position_embedding_type: str = "absolute"
     act_epsilon: int | float = 0.01
@@ -67,12 +68,29 @@ class AlbertActConfig(AlbertConfig):
         """`1 - act_epsilon` rounded to float32, as the halting rule compares it."""
         return struct.unpack("f", struct.pack("f", 1.0 - self.act_epsilon))[0]
 
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # transformers' own call of it is bound to the parent's method.
+        self.validate_architecture()
+
     def validate_architecture(self):
-        """Called by transformers whenever a configuration is made."""
+        """Raises ValueError unless the fields describe an ALBERT-ACT model.
+
+        Called when a configuration is made and when a model is made from it.
+        """
         super().validate_architecture()
-        _require(0 <= self.act_epsilon < 1, "act_epsilon", self.act_epsilon, "a number in [0, 1)")
+        epsilon, tau = self.act_epsilon, self.act_tau
         _require(
-            self.act_tau is None or self.act_tau >= 0, "act_tau", self.act_tau, "None or at least 0"
+            isinstance(epsilon, int | float) and 0 <= epsilon < 1,
+            "act_epsilon",
+            epsilon,
+            "a number in [0, 1)",
+        )
+        _require(
+            tau is None or (isinstance(tau, int | float) and tau >= 0),
+            "act_tau",
+            tau,
+            "None or a number of at least 0",
         )
         for name in (
             "vocab_size embedding_size hidden_size num_hidden_layers num_attention_heads "

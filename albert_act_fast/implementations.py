@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from albert_act_fast import ops
+from albert_act_fast import native, ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS as ENGINE_IMPLEMENTATIONS
 
 IMPLEMENTATIONS = ("reference", *ENGINE_IMPLEMENTATIONS)
@@ -47,12 +47,14 @@ def _availability(device_type: str) -> dict[str, str | None]:
     reasons: dict[str, str | None] = {"reference": None}
     for name in ENGINE_IMPLEMENTATIONS:
         missing = [op for op in ops.OPERATORS if not ops.registered(op, name, device_type)]
-        reasons[name] = (
-            f"no {name} kernels for {device_type} in this installation (operators missing: "
-            f"{', '.join(missing)})"
-            if missing
-            else None
-        )
+        reasons[name] = None
+        if missing:
+            reasons[name] = (
+                f"no {name} kernels for {device_type} in this installation (operators missing: "
+                f"{', '.join(missing)})"
+            )
+            if name == "cpp" and device_type == "cpu" and native.why_no_cpp is not None:
+                reasons[name] = native.why_no_cpp
     return reasons
 
 
@@ -79,6 +81,7 @@ def check_name(name: str) -> str:
     return name
 
 
+@torch.compiler.disable  # context variables and the dispatcher's tables are not for tracing
 def choose(
     argument: str | None = None,
     configured: str = "auto",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from albert_act_fast.configuration import AlbertActConfig
-from albert_act_fast.modeling import AlbertActModel, AlbertActPreTrainedModel
+from albert_act_fast.modeling import AlbertActModel
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,8 +41,9 @@ def accelerate(model: Model) -> Model:
     recognised by its structure; the `act` package is not imported.
 
     Args:
-        model: an `act.AlbertActModel`, or any module that holds one (the task models do). A model
-            of this package is returned as it is: it runs on the engine already.
+        model: an `act.AlbertActModel`, or any module that holds one (the task models do). Its
+            `config` is read here, once. Models of this package are left as they are: they run on
+            the engine already.
 
     Returns:
         The same model.
@@ -50,13 +51,15 @@ def accelerate(model: Model) -> Model:
     Raises:
         ValueError: no part of the model has ALBERT-ACT's structure; the message says why.
     """
-    if isinstance(model, AlbertActPreTrainedModel):
-        return model
     encoders = [module for module in model.modules() if _looks_like_base(module)]
     if not encoders:
         raise ValueError(_why_not(model))
     # All are checked before the first is changed.
-    forwards = [_EngineForward(base) for base in encoders if _engine_forward(base) is None]
+    forwards = [
+        _EngineForward(base)
+        for base in encoders
+        if _engine_forward(base) is None and not isinstance(base, AlbertActModel)
+    ]
     for forward in forwards:
         forward.host.__dict__["forward"] = forward
     return model

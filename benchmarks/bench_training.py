@@ -1,4 +1,4 @@
-"""A training step on the engine against one on the reference loop: time, and what autograd keeps."""
+"""A training step, engine against reference loop: time, and what autograd keeps."""
 
 from __future__ import annotations
 

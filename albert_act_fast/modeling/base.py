@@ -94,6 +94,8 @@ class AlbertActModel(AlbertActPreTrainedModel):
     """
 
     def __init__(self, config: AlbertActConfig, add_pooling_layer: bool = True):
+        # A field may have been set since the configuration was made.
+        config.validate_architecture()
         super().__init__(config)
         self.embeddings = AlbertActEmbeddings(config)
         self.encoder = AlbertActTransformer(config)

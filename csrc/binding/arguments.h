@@ -1,0 +1,116 @@
+// From torch tensors to the kernels' plain arguments, each check naming operator and argument.
+// LibTorch's stable ABI only, so that one build serves several torch releases.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <string>
+
+#include "../cpu/kernels.h"
+
+namespace albert_act_fast::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+constexpr ScalarType kScalarType = ScalarType::Long;
+template <>
+inline constexpr ScalarType kScalarType<float> = ScalarType::Float;
+template <>
+inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
+template <>
+inline constexpr ScalarType kScalarType<BFloat16> = ScalarType::BFloat16;
+template <>
+inline constexpr ScalarType kScalarType<Half> = ScalarType::Half;
+
+// Checks the arguments of one operator and hands out their pointers.
+class Arguments {
+  public:
+    explicit Arguments(const char* op) : op_(op) {}
+
+    // [rows, columns] with columns next to each other; rows may be further apart.
+    template <class T>
+    cpu::Matrix<T> matrix(const char* name, const Tensor& tensor, int64_t rows,
+                          int64_t columns) const {
+        using Element = std::remove_const_t<T>;
+        check_type<Element>(name, tensor);
+        STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns,
+                        op_, ": ", name, " has shape ", shape(tensor), ", expected (", rows, ", ",
+                        columns, ").");
+        STD_TORCH_CHECK(columns < 2 || rows == 0 || tensor.stride(1) == 1, op_, ": ", name,
+                        " has column stride ", tensor.stride(1), ", expected 1.");
+        return {data<T>(tensor), tensor.stride(0)};
+    }
+
+    template <class T>
+    T* vector(const char* name, const Tensor& tensor, int64_t count) const {
+        using Element = std::remove_const_t<T>;
+        check_type<Element>(name, tensor);
+        STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == count, op_, ": ", name,
+                        " has shape ", shape(tensor), ", expected (", count, ",).");
+        STD_TORCH_CHECK(count < 2 || tensor.stride(0) == 1, op_, ": ", name, " has stride ",
+                        tensor.stride(0), ", expected 1.");
+        return data<T>(tensor);
+    }
+
+    template <class T>
+    cpu::LayerNorm<T> norm(const Tensor& weight, const Tensor& bias, double eps,
+                           int64_t width) const {
+        return {vector<const T>("ln_weight", weight, width),
+                vector<const T>("ln_bias", bias, width), eps};
+    }
+
+    // Every index of `count` lies in a table of `rows`.
+    void check_range(const char* name, const int64_t* index, int64_t count, int64_t rows) const {
+        for (int64_t i = 0; i < count; ++i)
+            STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op_, ": ", name, "[", i, "] is ",
+                            index[i], ", expected 0 to ", rows - 1, ".");
+    }
+
+  private:
+    template <class Element>
+    void check_type(const char* name, const Tensor& tensor) const {
+        STD_TORCH_CHECK(tensor.is_cpu(), op_, ": ", name, " is not a CPU tensor.");
+        STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<Element>, op_, ": ", name,
+                        " has another dtype than the operator's rows or int64 for indices.");
+    }
+
+    template <class T>
+    static T* data(const Tensor& tensor) {
+        return static_cast<T*>(tensor.data_ptr());
+    }
+
+    static std::string shape(const Tensor& tensor) {
+        std::string text = "(";
+        for (int64_t i = 0; i < tensor.dim(); ++i)
+            text += (i ? ", " : "") + std::to_string(tensor.size(i));
+        return text + ")";
+    }
+
+    const char* op_;
+};
+
+// Calls f with the storage type of `tensor` as its argument's type.
+template <class F>
+void for_dtype(const char* op, const Tensor& tensor, const F& f) {
+    switch (tensor.scalar_type()) {
+        case ScalarType::Float:
+            return f(float());
+        case ScalarType::Double:
+            return f(double());
+        case ScalarType::BFloat16:
+            return f(BFloat16());
+        case ScalarType::Half:
+            return f(Half());
+        default:
+            STD_TORCH_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 rows.");
+    }
+}
+
+}  // namespace albert_act_fast::binding

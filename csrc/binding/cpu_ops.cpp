@@ -1,0 +1,238 @@
+// The `cpp` overloads of the operators that albert_act_fast/ops/contracts.py defines.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "arguments.h"
+
+namespace albert_act_fast::binding {
+namespace {
+
+// Rows a thread should have at least before another is worth waking.
+constexpr int64_t kGrain = 16;
+
+template <class F>
+void for_rows(int64_t rows, const F& f) {
+    torch::stable::parallel_for(0, rows, kGrain, f);
+}
+
+// The last of the sequence offsets says how many rows are live, at most `rows`.
+int64_t check_offsets(const char* op, const char* name, const int64_t* offsets, int64_t sequences,
+                      int64_t rows) {
+    STD_TORCH_CHECK(offsets[0] == 0, op, ": ", name, "[0] is ", offsets[0], ", expected 0.");
+    for (int64_t b = 0; b < sequences; ++b)
+        STD_TORCH_CHECK(offsets[b] <= offsets[b + 1], op, ": ", name, " must not fall.");
+    STD_TORCH_CHECK(offsets[sequences] <= rows, op, ": ", name, " ends at ", offsets[sequences],
+                    ", expected at most ", rows, " rows.");
+    return offsets[sequences];
+}
+
+void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word,
+                  Tensor token_type, std::optional<Tensor> position, Tensor ln_weight,
+                  Tensor ln_bias, double eps, Tensor out) {
+    for_dtype("embed_tokens", word, [&](auto element) {
+        using T = decltype(element);
+        const Arguments check("embed_tokens");
+        const int64_t tokens = token_ids.size(0), width = word.size(1);
+        cpu::EmbedTokens<T> args{
+            check.vector<const int64_t>("token_ids", token_ids, tokens),
+            check.vector<const int64_t>("token_type_ids", token_type_ids, tokens),
+            check.vector<const int64_t>("position_ids", position_ids, tokens),
+            check.matrix<const T>("word", word, word.size(0), width),
+            check.matrix<const T>("token_type", token_type, token_type.size(0), width),
+            {nullptr, 0},
+            check.norm<T>(ln_weight, ln_bias, eps, width),
+            check.matrix<T>("out", out, tokens, width),
+            width};
+        check.check_range("token_ids", args.token_ids, tokens, word.size(0));
+        check.check_range("token_type_ids", args.token_type_ids, tokens, token_type.size(0));
+        if (position.has_value()) {
+            args.position = check.matrix<const T>("position", *position, position->size(0), width);
+            check.check_range("position_ids", args.position_ids, tokens, position->size(0));
+        }
+        for_rows(tokens, [&](int64_t begin, int64_t end) {
+            cpu::kernels<T>().embed_tokens(args, begin, end);
+        });
+    });
+}
+
+template <class T>
+void copy_rows(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
+               int64_t begin, int64_t end, int64_t width) {
+    for (int64_t r = begin; r < end; ++r)
+        memcpy(to.row(index[r]), from.row(r), size_t(width) * sizeof(T));
+}
+
+void write_kv(Tensor keys, Tensor values, Tensor token_index, Tensor key_store,
+              Tensor value_store) {
+    for_dtype("write_kv", keys, [&](auto element) {
+        using T = decltype(element);
+        const Arguments check("write_kv");
+        const int64_t rows = keys.size(0), width = keys.size(1), tokens = key_store.size(0);
+        const auto* index = check.vector<const int64_t>("token_index", token_index, rows);
+        check.check_range("token_index", index, rows, tokens);
+        const auto from_keys = check.matrix<const T>("keys", keys, rows, width);
+        const auto from_values = check.matrix<const T>("values", values, rows, width);
+        const auto to_keys = check.matrix<T>("key_store", key_store, tokens, width);
+        const auto to_values = check.matrix<T>("value_store", value_store, tokens, width);
+        for_rows(rows, [&](int64_t begin, int64_t end) {
+            copy_rows(from_keys, index, to_keys, begin, end, width);
+            copy_rows(from_values, index, to_values, begin, end, width);
+        });
+    });
+}
+
+void scatter_rows(Tensor rows, Tensor row_index, Tensor out) {
+    for_dtype("scatter_rows", rows, [&](auto element) {
+        using T = decltype(element);
+        const Arguments check("scatter_rows");
+        const int64_t count = rows.size(0), width = rows.size(1);
+        const auto* index = check.vector<const int64_t>("row_index", row_index, count);
+        check.check_range("row_index", index, count, out.size(0));
+        const auto from = check.matrix<const T>("rows", rows, count, width);
+        const auto to = check.matrix<T>("out", out, out.size(0), width);
+        for_rows(count, [&](int64_t begin, int64_t end) {
+            copy_rows(from, index, to, begin, end, width);
+        });
+    });
+}
+
+void add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps, Tensor out) {
+    for_dtype("add_layer_norm", x, [&](auto element) {
+        using T = decltype(element);
+        const Arguments check("add_layer_norm");
+        const int64_t rows = x.size(0), width = x.size(1);
+        const cpu::AddLayerNorm<T> args{check.matrix<const T>("x", x, rows, width),
+                                        check.matrix<const T>("residual", residual, rows, width),
+                                        check.norm<T>(weight, bias, eps, width),
+                                        check.matrix<T>("out", out, rows, width), width};
+        for_rows(rows, [&](int64_t begin, int64_t end) {
+            cpu::kernels<T>().add_layer_norm(args, begin, end);
+        });
+    });
+}
+
+void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tensor query_offsets,
+                      Tensor key_offsets, Tensor token_index, Tensor positions, int64_t heads,
+                      std::optional<Tensor> distance_embedding, bool key_distances, Tensor out) {
+    for_dtype("ragged_attention", queries, [&](auto element) {
+        using T = decltype(element);
+        const Arguments check("ragged_attention");
+        const int64_t rows = queries.size(0), hidden = queries.size(1);
+        const int64_t tokens = key_store.size(0), sequences = key_offsets.size(0) - 1;
+        STD_TORCH_CHECK(heads > 0 && hidden % heads == 0, "ragged_attention: ", hidden,
+                        " columns cannot be divided among ", heads, " heads.");
+        cpu::RaggedAttention<T> args{
+            check.matrix<const T>("queries", queries, rows, hidden),
+            check.matrix<const T>("key_store", key_store, tokens, hidden),
+            check.matrix<const T>("value_store", value_store, tokens, hidden),
+            check.vector<const int64_t>("query_offsets", query_offsets, sequences + 1),
+            check.vector<const int64_t>("key_offsets", key_offsets, sequences + 1),
+            check.vector<const int64_t>("token_index", token_index, rows),
+            check.vector<const int64_t>("positions", positions, tokens),
+            sequences,
+            heads,
+            hidden / heads,
+            {nullptr, 0},
+            0,
+            key_distances,
+            check.matrix<T>("out", out, rows, hidden)};
+        const int64_t live =
+            check_offsets("ragged_attention", "query_offsets", args.query_offsets, sequences, rows);
+        check_offsets("ragged_attention", "key_offsets", args.key_offsets, sequences, tokens);
+        check.check_range("token_index", args.token_index, live, tokens);
+        if (distance_embedding.has_value()) {
+            args.distances = distance_embedding->size(0);
+            args.distance_embedding = check.matrix<const T>(
+                "distance_embedding", *distance_embedding, args.distances, args.head_size);
+            check.check_range("positions", args.positions, tokens, (args.distances + 1) / 2);
+        }
+        std::vector<int64_t> items;
+        for (int64_t b = 0; b < sequences; ++b)
+            for (int64_t head = 0; head < heads; ++head)
+                for (int64_t r = args.query_offsets[b]; r < args.query_offsets[b + 1];
+                     r += cpu::kQueryBlock)
+                    items.insert(items.end(), {b, r, head});
+        torch::stable::parallel_for(
+            0, int64_t(items.size() / 3), 1, [&](int64_t begin, int64_t end) {
+                cpu::kernels<T>().ragged_attention(args, items.data(), begin, end);
+            });
+    });
+}
+
+void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_weight,
+                  Tensor ln_bias, double eps, Tensor halting_weight, Tensor halting_bias,
+                  double threshold, int64_t iteration, Tensor accumulated_probability,
+                  Tensor token_index, Tensor query_offsets, Tensor next_hidden,
+                  Tensor next_accumulated_probability, Tensor next_token_index,
+                  Tensor next_query_offsets, Tensor asking, Tensor out, Tensor n_updates,
+                  Tensor remainders) {
+    for_dtype("halting_step", hidden, [&](auto element) {
+        using T = decltype(element);
+        using State = Arithmetic<T>;
+        const Arguments check("halting_step");
+        const int64_t rows = hidden.size(0), width = hidden.size(1), tokens = out.size(0);
+        const int64_t sequences = query_offsets.size(0) - 1;
+        const T* bias = check.vector<const T>("halting_bias", halting_bias, 1);
+        cpu::HaltingStep<T> args{
+            check.matrix<const T>("ffn_output", ffn_output, rows, width),
+            check.matrix<const T>("ffn_input", ffn_input, rows, width),
+            check.matrix<const T>("hidden", hidden, rows, width),
+            check.norm<T>(ln_weight, ln_bias, eps, width),
+            check.matrix<const T>("halting_weight", halting_weight, 1, width).data,
+            State(load(*bias)),
+            State(threshold),
+            iteration,
+            check.vector<const State>("accumulated_probability", accumulated_probability, rows),
+            check.vector<const int64_t>("token_index", token_index, rows),
+            check.vector<const int64_t>("query_offsets", query_offsets, sequences + 1),
+            sequences,
+            rows,
+            width,
+            check.matrix<T>("next_hidden", next_hidden, rows, width),
+            check.vector<State>("next_accumulated_probability", next_accumulated_probability, rows),
+            check.vector<int64_t>("next_token_index", next_token_index, rows),
+            check.vector<int64_t>("next_query_offsets", next_query_offsets, sequences + 1),
+            check.vector<int64_t>("asking", asking, 1),
+            check.matrix<T>("out", out, tokens, width),
+            check.vector<State>("n_updates", n_updates, tokens),
+            check.vector<State>("remainders", remainders, tokens),
+            nullptr,
+            nullptr};
+        const int64_t live =
+            check_offsets("halting_step", "query_offsets", args.query_offsets, sequences, rows);
+        check.check_range("token_index", args.token_index, live, tokens);
+        const int64_t blocks = (live + cpu::kHaltingBlock - 1) / cpu::kHaltingBlock;
+        std::vector<int64_t> running_up_to(size_t(blocks), -1);
+        int64_t ticket = 0;
+        args.ticket = &ticket;
+        args.running_up_to = running_up_to.data();
+        *args.asking = 0;
+        if (blocks == 0) {
+            std::fill_n(args.next_query_offsets, sequences + 1, 0);
+            return;
+        }
+        const int64_t workers =
+            std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
+        torch::stable::parallel_for(
+            0, workers, 1, [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
+    });
+}
+
+}  // namespace
+}  // namespace albert_act_fast::binding
+
+STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CPU, m) {
+    using namespace albert_act_fast::binding;
+    m.impl("embed_tokens.cpp", TORCH_BOX(&embed_tokens));
+    m.impl("write_kv.cpp", TORCH_BOX(&write_kv));
+    m.impl("scatter_rows.cpp", TORCH_BOX(&scatter_rows));
+    m.impl("add_layer_norm.cpp", TORCH_BOX(&add_layer_norm));
+    m.impl("ragged_attention.cpp", TORCH_BOX(&ragged_attention));
+    m.impl("halting_step.cpp", TORCH_BOX(&halting_step));
+}
+
+// Read by albert_act_fast/native.py.
+extern "C" __attribute__((visibility("default"))) const char* albert_act_fast_instruction_set() {
+    return albert_act_fast::cpu::instruction_set();
+}

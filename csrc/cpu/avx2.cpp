@@ -1,0 +1,9 @@
+// The kernels for avx2.
+#include <cstddef>
+
+#include "../semantics/halting.h"
+#include "kernels.h"
+
+#pragma GCC target("avx2,fma,f16c")
+#define AAF_NAMESPACE avx2
+#include "instantiate.h"

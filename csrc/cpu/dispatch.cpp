@@ -1,0 +1,78 @@
+// Chooses the instruction set when the library is loaded.
+#include "kernels.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace albert_act_fast::cpu {
+
+#define AAF_DECLARE(name)        \
+    namespace name {             \
+    template <class T>           \
+    const Kernels<T>& kernels(); \
+    }
+AAF_DECLARE(portable)
+#if defined(__x86_64__)
+AAF_DECLARE(avx2)
+AAF_DECLARE(avx512)
+#endif
+#undef AAF_DECLARE
+
+namespace {
+enum class InstructionSet { portable, avx2, avx512 };
+constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+
+InstructionSet widest() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return InstructionSet::avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return InstructionSet::avx2;
+#endif
+    return InstructionSet::portable;
+}
+
+// The widest, or a narrower one that ALBERT_ACT_FAST_INSTRUCTION_SET names (to test each of them).
+InstructionSet choose() {
+    const InstructionSet limit = widest();
+    const char* wanted = std::getenv("ALBERT_ACT_FAST_INSTRUCTION_SET");
+    if (wanted == nullptr || *wanted == 0) return limit;
+    for (int i = 0; i <= int(limit); ++i)
+        if (std::strcmp(wanted, kNames[i]) == 0) return InstructionSet(i);
+    std::fprintf(
+        stderr,
+        "ALBERT_ACT_FAST_INSTRUCTION_SET: got %s, expected portable, avx2 or avx512, and one "
+        "that this machine has; using %s.\n",
+        wanted, kNames[int(limit)]);
+    return limit;
+}
+
+const InstructionSet chosen = choose();
+}  // namespace
+
+template <class T>
+const Kernels<T>& kernels() {
+    switch (chosen) {
+#if defined(__x86_64__)
+        case InstructionSet::avx512:
+            return avx512::kernels<T>();
+        case InstructionSet::avx2:
+            return avx2::kernels<T>();
+#endif
+        default:
+            return portable::kernels<T>();
+    }
+}
+template const Kernels<float>& kernels<float>();
+template const Kernels<double>& kernels<double>();
+template const Kernels<BFloat16>& kernels<BFloat16>();
+template const Kernels<Half>& kernels<Half>();
+
+const char* instruction_set() {
+    return kNames[int(chosen)];
+}
+
+}  // namespace albert_act_fast::cpu

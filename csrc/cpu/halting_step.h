@@ -1,0 +1,94 @@
+// The end of an iteration in one pass over the rows. Included inside an instruction set's
+// namespace.
+//
+// Blocks of rows are taken in order by ticket. A block decides which of its rows go on, learns from
+// the block before how many rows went on before it, tells the block after, and only then mixes and
+// writes, each row straight to its packed slot. A block waits for earlier ones alone, and those
+// were taken before it, so some worker always makes progress, whatever the number of threads.
+#pragma once
+
+inline __attribute__((always_inline)) void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+template <class T>
+inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t live,
+                          Arithmetic<T>* candidates) {
+    using A = Arithmetic<T>;
+    const int64_t begin = block * kHaltingBlock;
+    const int64_t end = begin + kHaltingBlock < live ? begin + kHaltingBlock : live;
+    const int64_t width = args.width;
+    Halting<A> rule[kHaltingBlock];
+    int64_t running = 0, asking = 0;
+    for (int64_t r = begin; r < end; ++r) {
+        A* g = candidates + (r - begin) * width;
+        const T *x = args.ffn_output.row(r), *residual = args.ffn_input.row(r);
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i) g[i] = load(x[i]) + load(residual[i]);
+        normalize(g, args.norm, width, g);
+        A logit = 0;
+#pragma omp simd reduction(+ : logit)
+        for (int64_t i = 0; i < width; ++i) logit += g[i] * A(load(args.halting_weight[i]));
+        const A p = A(1) / (A(1) + A(__builtin_exp(double(-(logit + args.halting_bias)))));
+        rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.threshold);
+        running += rule[r - begin].goes_on;
+        asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.threshold;
+    }
+
+    int64_t before = 0;
+    if (block > 0)
+        while ((before = __atomic_load_n(args.running_up_to + block - 1, __ATOMIC_ACQUIRE)) < 0)
+            relax();
+    __atomic_store_n(args.running_up_to + block, before + running, __ATOMIC_RELEASE);
+    __atomic_fetch_add(args.asking, asking, __ATOMIC_RELAXED);
+
+    int64_t slot = before, left = begin - before;  // rows that left in earlier blocks
+    // The first sequence that starts in this block.
+    int64_t sequence = 0, last = args.sequences + 1;
+    while (sequence < last) {
+        const int64_t middle = (sequence + last) / 2;
+        if (args.query_offsets[middle] < begin)
+            sequence = middle + 1;
+        else
+            last = middle;
+    }
+    for (int64_t r = begin; r < end; ++r) {
+        for (; sequence <= args.sequences && args.query_offsets[sequence] == r; ++sequence)
+            args.next_query_offsets[sequence] = slot;
+        const Halting<A>& row = rule[r - begin];
+        const int64_t token = args.token_index[r];
+        const int64_t to = row.goes_on ? slot++ : live - 1 - left++;
+        const A* g = candidates + (r - begin) * width;
+        const T* h = args.hidden.row(r);
+        T* next = args.next_hidden.row(to);
+        args.next_token_index[to] = token;
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i)
+            store(row.weight * g[i] + (A(1) - row.weight) * A(load(h[i])), next + i);
+        if (row.goes_on) {
+            args.next_accumulated_probability[to] = row.accumulated;
+        } else {
+            T* out = args.out.row(token);
+#pragma omp simd
+            for (int64_t i = 0; i < width; ++i) out[i] = next[i];
+            args.n_updates[token] = A(row.updated ? args.iteration : args.iteration - 1);
+            args.remainders[token] = row.remainder;
+        }
+    }
+    if (end == live)
+        for (; sequence <= args.sequences; ++sequence) args.next_query_offsets[sequence] = slot;
+}
+
+template <class T>
+void halting_step(const HaltingStep<T>& args) {
+    const int64_t live = args.query_offsets[args.sequences];
+    const int64_t blocks = (live + kHaltingBlock - 1) / kHaltingBlock;
+    Scratch<Arithmetic<T>> candidates(kHaltingBlock * args.width);
+    for (;;) {
+        const int64_t block = __atomic_fetch_add(args.ticket, 1, __ATOMIC_RELAXED);
+        if (block >= blocks) return;
+        halting_block(args, block, live, candidates.data);
+    }
+}

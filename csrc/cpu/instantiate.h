@@ -1,0 +1,28 @@
+// Everything of one instruction set. The including file has set the target and AAF_NAMESPACE; all
+// headers with functions of their own were included before that, so that none of theirs is
+// compiled for an instruction set that another machine lacks.
+namespace albert_act_fast::cpu {
+namespace AAF_NAMESPACE {
+
+// In this order: the later ones use the earlier ones.
+#include "vector.h"
+
+#include "rows.h"
+
+#include "attention.h"
+
+#include "halting_step.h"
+
+template <class T>
+const Kernels<T>& kernels() {
+    static constexpr Kernels<T> all = {&embed_tokens<T>, &add_layer_norm<T>, &ragged_attention<T>,
+                                       &halting_step<T>};
+    return all;
+}
+template const Kernels<float>& kernels<float>();
+template const Kernels<double>& kernels<double>();
+template const Kernels<BFloat16>& kernels<BFloat16>();
+template const Kernels<Half>& kernels<Half>();
+
+}  // namespace AAF_NAMESPACE
+}  // namespace albert_act_fast::cpu
