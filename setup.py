@@ -53,6 +53,7 @@ def native_extensions():
         "albert_act_fast._cpp_ops",
         sources=[
             "csrc/binding/cpu_ops.cpp",
+            "csrc/binding/iterate.cpp",
             "csrc/cpu/dispatch.cpp",
             *(f"csrc/cpu/{name}.cpp" for name in instruction_sets),
         ],

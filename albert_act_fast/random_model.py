@@ -11,7 +11,8 @@ from albert_act_fast.modeling import AlbertActModel
 # Whoever shows a result of this model shows this with it.
 RANDOM_MODEL_NOTICE = "random weights from a fixed seed, no trained model: its depths mean nothing"
 
-_MEAN_DEPTH = 5.0
+# Of the halting unit over tokens and iterations; gives depths around half the iteration limit.
+_MEAN_LOGIT = -1.2
 
 
 @torch.no_grad()
@@ -46,18 +47,20 @@ def random_model(seed: int = 0) -> AlbertActModel:
         elif isinstance(module, nn.Embedding):
             normal_(module.weight, 0.5)
     ids = torch.randint(5, config.vocab_size, (4, 24), generator=generator)
-    _set_mean_depth(model, ids)
+    _set_mean_logit(model, ids)
     return model
 
 
-def _set_mean_depth(model: AlbertActModel, input_ids: Tensor) -> None:
-    """Bisects the halting unit's bias: random states share a direction, so the mean of its logit,
-    and whether any token halts early, would be the seed's luck."""
-    bias = model.encoder.albert_layer.act.dense.bias
-    low, high = -10.0, 10.0
-    for _ in range(10):
-        bias.fill_((low + high) / 2)
-        if model(input_ids).n_updates.mean() > _MEAN_DEPTH:
-            low = bias.item()
-        else:
-            high = bias.item()
+def _set_mean_logit(model: AlbertActModel, input_ids: Tensor) -> None:
+    """Random states share a direction, so without this the mean of the halting logit, and whether
+    any token halts early, would be the seed's luck."""
+    layer = model.encoder.albert_layer
+    halting = layer.act.dense
+    states = []
+    hook = layer.full_layer_layer_norm.register_forward_hook(
+        lambda module, args, state: states.append(state)
+    )
+    halting.bias.fill_(-20.0)  # nothing halts: states of all iterations
+    model(input_ids, implementation="reference")
+    hook.remove()
+    halting.bias.fill_(_MEAN_LOGIT - torch.cat(states).mean((0, 1)) @ halting.weight[0])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from albert_act_fast import ops
 from albert_act_fast.engine.loop import PackedResult, iterate
+from albert_act_fast.engine.packed_weights import iterate_packed, pack_layer
 from albert_act_fast.engine.packing import PackedTokens, pack
 from albert_act_fast.inputs import ModelInputs
 from albert_act_fast.outputs import EncoderResult
@@ -32,15 +33,13 @@ def encode(
     rows = embed(embeddings, inputs, tokens, implementation)
     hidden = encoder.embedding_hidden_mapping_in(rows)
     if hidden.size(0):
-        result = iterate(
-            encoder.albert_layer,
-            hidden,
-            tokens.offsets,
-            tokens.positions,
-            threshold=threshold,
-            max_iterations=max_iterations,
-            implementation=implementation,
-        )
+        arguments = (encoder.albert_layer, hidden, tokens.offsets, tokens.positions)
+        rule = {"threshold": threshold, "max_iterations": max_iterations}
+        packed = pack_layer(encoder.albert_layer, hidden) if implementation == "cpp" else None
+        if packed is not None:
+            result = iterate_packed(packed, *arguments, **rule)
+        else:
+            result = iterate(*arguments, **rule, implementation=implementation)
     else:
         nothing = hidden.new_empty(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         result = PackedResult(hidden, nothing, nothing)

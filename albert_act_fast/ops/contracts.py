@@ -237,7 +237,29 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
 }
 
 
+# The operators above put together: all iterations of `albert_act_fast.engine.loop.iterate` below
+# Python, for an implementation that brings its own matrix products. Shapes and results as there.
+# linear: weight (in the implementation's own packing) and bias of key and value together (2 H
+# outputs), query, attention output, ffn, ffn output. norms: weight and bias of the LayerNorm after
+# attention and of the one at the end. activation: "gelu", "gelu_tanh", "relu" or "silu".
+# Returns hidden [T, H], n_updates [T], remainders [T], and rows computed [max_iterations] (int64).
+ITERATE_SCHEMA = (
+    "(Tensor hidden, Tensor offsets, Tensor positions, Tensor[] linear, Tensor[] norms, "
+    "Tensor halting_weight, Tensor halting_bias, float attention_eps, float output_eps, "
+    "int heads, Tensor? distance_embedding, bool key_distances, str activation, "
+    "float threshold, int max_iterations) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _fake_iterate(hidden, offsets, *rest):
+    state = hidden.new_empty(hidden.size(0), dtype=torch.float32)
+    rows = offsets.new_empty(rest[-1])
+    return torch.empty_like(hidden), state, torch.empty_like(state), rows
+
+
 def _define_all() -> None:
+    _library.define(f"iterate.cpp{ITERATE_SCHEMA}")
+    torch.library.register_fake(f"{NAMESPACE}::iterate.cpp", _fake_iterate, lib=_library)
     for name, (schema, check) in OPERATORS.items():
         for implementation in IMPLEMENTATIONS:
             _library.define(f"{name}.{implementation}{schema}")

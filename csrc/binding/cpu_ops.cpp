@@ -1,9 +1,9 @@
 // The `cpp` overloads of the operators that albert_act_fast/ops/contracts.py defines.
+#include "cpu_ops.h"
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
-
-#include "arguments.h"
 
 namespace albert_act_fast::binding {
 namespace {
@@ -26,6 +26,15 @@ int64_t check_offsets(const char* op, const char* name, const int64_t* offsets, 
                     ", expected at most ", rows, " rows.");
     return offsets[sequences];
 }
+
+template <class T>
+void copy_rows(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
+               int64_t begin, int64_t end, int64_t width) {
+    for (int64_t r = begin; r < end; ++r)
+        memcpy(to.row(index[r]), from.row(r), size_t(width) * sizeof(T));
+}
+
+}  // namespace
 
 void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word,
                   Tensor token_type, std::optional<Tensor> position, Tensor ln_weight,
@@ -54,13 +63,6 @@ void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, 
             cpu::kernels<T>().embed_tokens(args, begin, end);
         });
     });
-}
-
-template <class T>
-void copy_rows(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
-               int64_t begin, int64_t end, int64_t width) {
-    for (int64_t r = begin; r < end; ++r)
-        memcpy(to.row(index[r]), from.row(r), size_t(width) * sizeof(T));
 }
 
 void write_kv(Tensor keys, Tensor values, Tensor token_index, Tensor key_store,
@@ -219,7 +221,6 @@ void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_
     });
 }
 
-}  // namespace
 }  // namespace albert_act_fast::binding
 
 STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CPU, m) {

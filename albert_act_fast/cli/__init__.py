@@ -1,0 +1,1 @@
+"""The command `albert-act-fast`: `depth`, `encode`, `info`."""

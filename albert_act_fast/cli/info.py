@@ -1,0 +1,132 @@
+"""`info`: what is installed, what it runs on, which implementations there are."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from albert_act_fast.cli.output import Printer, print_json
+
+_PACKAGES = (
+    "albert_act_fast",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "triton",
+    "numpy",
+    "safetensors",
+)
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Versions, devices, what was built, which implementations are available.
+
+    For those that are not: the reason.
+    """
+    report = collect()
+    if as_json:
+        print_json(report)
+        return
+    out = Printer(sys.stdout)
+    _section(out, "versions", {k: v or "not installed" for k, v in report["versions"].items()})
+    cpu, cuda = report["cpu"], report["cuda"]
+    _section(
+        out,
+        "devices",
+        {
+            "cpu": f"{cpu['machine']}, {cpu['capability']}, {cpu['threads']} threads",
+            **{f"cuda:{i}": _gpu_line(gpu) for i, gpu in enumerate(cuda["devices"])},
+            **({} if cuda["devices"] else {"cuda": f"none: {cuda['reason']}"}),
+        },
+    )
+    built = report["built"]
+    _section(
+        out,
+        "built",
+        {kind: ", ".join(names) or "nothing" for kind, names in built.items()},
+    )
+    for device, reasons in report["implementations"].items():
+        _section(
+            out,
+            f"implementations on {device}",
+            {name: "available" if why is None else f"no: {why}" for name, why in reasons.items()},
+        )
+        out.line("  ", ("auto", "bold"), f" takes {report['auto'][device]} in inference")
+
+
+def collect() -> dict:
+    """The report as plain values; its keys are what `--json` prints."""
+    import torch
+
+    from albert_act_fast import implementations
+
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    return {
+        "versions": versions(),
+        "cpu": {
+            "machine": platform.machine(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        },
+        "cuda": _cuda(torch),
+        "built": _built(),
+        "implementations": {device: implementations.availability(device) for device in devices},
+        "auto": {device: implementations.choose(device=device).name for device in devices},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages results depend on; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _cuda(torch) -> dict:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = f"built for CUDA {built}, but no device answers" if built else "torch without CUDA"
+        return {"runtime": built, "devices": [], "reason": reason}
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        gpus.append(
+            {
+                "name": gpu.name,
+                "capability": f"{gpu.major}.{gpu.minor}",
+                "memory_gib": round(gpu.total_memory / 2**30, 1),
+            }
+        )
+    return {"runtime": torch.version.cuda, "devices": gpus, "reason": None}
+
+
+def _built() -> dict[str, list[str]]:
+    package = Path(__file__).parents[1]
+    libraries = [p for suffix in ("so", "pyd", "dylib") for p in package.glob(f"*.{suffix}")]
+    kernels = (p for p in package.glob("kernels/*.py") if p.name != "__init__.py")
+    return {
+        "native libraries": sorted(p.name for p in libraries),
+        "Triton kernels": sorted(p.stem for p in kernels),
+    }
+
+
+def _gpu_line(gpu: dict) -> str:
+    return f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gib']} GiB"
+
+
+def _section(out: Printer, title: str, rows: dict[str, str]) -> None:
+    out.line((title, "bold"))
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        out.line(f"  {name:<{width}}  {value}")

@@ -1,0 +1,58 @@
+"""The options that `depth` and `encode` share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Device(str, Enum):
+    """Where the model runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Dtype(str, Enum):
+    """The floating-point type of weights and states; the halting state is float32 in all."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="DIR|NAME",
+        help="A folder or a hub name. Without it: a model with random weights from a fixed seed, "
+        "whose depths and embeddings mean nothing.",
+    ),
+]
+ImplementationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--implementation",
+        metavar="NAME",
+        help="auto, reference, torch, cpp, triton or cuda; `info` tells which are available.",
+        show_default="the model's own, mostly auto",
+    ),
+]
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option("--device", help="Where to run.", show_default="cuda if there is one"),
+]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and states.")]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Most texts computed at once.")
+]
+TruncateOption = Annotated[
+    bool,
+    typer.Option("--truncate", help="Cut texts that are too long for the model; else an error."),
+]
+SkipEmptyOption = Annotated[
+    bool, typer.Option("--skip-empty", help="Leave empty lines of a file out; else an error.")
+]

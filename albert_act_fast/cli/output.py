@@ -1,0 +1,67 @@
+"""Where results go: a terminal may be coloured; a file or a pipe gets every character, no more."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+
+class Printer:
+    """Lines on a stream, coloured where it is a terminal, never wrapped, never cut."""
+
+    def __init__(self, stream: TextIO):
+        # Told outright, because FORCE_COLOR and the like would colour a file.
+        self._console = Console(
+            file=stream, force_terminal=stream.isatty(), highlight=False, soft_wrap=True
+        )
+
+    def line(self, *parts: str | tuple[str, str]) -> None:
+        """Parts are texts or (text, style) pairs; brackets in them are no markup."""
+        self._console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def print_json(document: dict) -> None:
+    """One JSON document on stdout; not-a-number is null there."""
+    readable = _encodes(sys.stdout, "▁")
+    json.dump(_finite(document), sys.stdout, ensure_ascii=not readable, allow_nan=False, indent=1)
+    sys.stdout.write("\n")
+
+
+def notice(message: str) -> None:
+    """A line on stderr, so that stdout holds the results alone."""
+    print(f"albert-act-fast: {message}", file=sys.stderr)
+
+
+def bar(length: float, stream: TextIO) -> str:
+    """A bar of `length` columns, to an eighth of one; `#` where the stream cannot say it finer."""
+    if not _encodes(stream, "█▏"):
+        return "#" * max(1, round(length))
+    whole, eighths = divmod(round(length * 8), 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
+
+
+def allow_any_character(stream: TextIO) -> None:
+    """A character the stream's encoding lacks is written as an escape, not as a traceback."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _encodes(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

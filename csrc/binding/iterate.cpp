@@ -1,0 +1,132 @@
+// All iterations of a batch below Python; the same loop as albert_act_fast/engine/loop.py, with the
+// products by oneDNN on weights packed beforehand.
+#include <array>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu_ops.h"
+
+namespace albert_act_fast::binding {
+namespace {
+
+// A weight packed by `mkldnn::_reorder_linear_weight`, and its bias.
+struct Linear {
+    Tensor weight, bias;
+
+    // x W^T + bias, and then `activation`: "none", "gelu", "gelu_tanh", "relu" or "silu".
+    Tensor operator()(const Tensor& x, const std::string& activation = "none") const {
+        using torch::stable::detail::from;
+        const bool tanh = activation == "gelu_tanh";
+        const std::string name = tanh ? "gelu" : activation == "silu" ? "swish" : activation;
+        const std::string algorithm = name == "gelu" ? (tanh ? "tanh" : "none") : "";
+        std::array<StableIValue, 6> stack{from(x),
+                                          from(weight),
+                                          from(std::optional<Tensor>(bias)),
+                                          from(name),
+                                          from(std::vector<std::optional<double>>()),
+                                          from(std::optional<std::string>(algorithm))};
+        STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mkldnn::_linear_pointwise", "",
+                                                            stack.data(), TORCH_ABI_VERSION));
+        return torch::stable::detail::to<Tensor>(stack[0]);
+    }
+};
+
+Tensor rows_of(Tensor tensor, int64_t count) {
+    return torch::stable::narrow(tensor, 0, 0, count);
+}
+
+Tensor columns_of(Tensor tensor, int64_t first, int64_t count) {
+    return torch::stable::narrow(tensor, 1, first, count);
+}
+
+int64_t* integers(const Tensor& tensor) {
+    return static_cast<int64_t*>(tensor.data_ptr());
+}
+
+// What moves from one iteration to the next.
+struct Running {
+    Tensor hidden, accumulated_probability, token_index, query_offsets;
+
+    static Running like(const Tensor& hidden, const Tensor& state, const Tensor& index,
+                        const Tensor& offsets) {
+        using torch::stable::empty_like;
+        return {empty_like(hidden), empty_like(state), empty_like(index), empty_like(offsets)};
+    }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> iterate(
+    Tensor hidden, Tensor offsets, Tensor positions, std::vector<Tensor> linear,
+    std::vector<Tensor> norms, Tensor halting_weight, Tensor halting_bias, double attention_eps,
+    double output_eps, int64_t heads, std::optional<Tensor> distance_embedding, bool key_distances,
+    std::string activation, double threshold, int64_t max_iterations) {
+    STD_TORCH_CHECK(linear.size() == 10 && norms.size() == 4,
+                    "iterate: expected 5 packed weights with their biases and 2 LayerNorms.");
+    const Linear key_value{linear[0], linear[1]}, query{linear[2], linear[3]},
+        dense{linear[4], linear[5]}, ffn{linear[6], linear[7]}, ffn_output{linear[8], linear[9]};
+    const int64_t tokens = hidden.size(0), width = hidden.size(1);
+    STD_TORCH_CHECK(hidden.scalar_type() != ScalarType::Double, "iterate: no float64 products.");
+    Tensor out = torch::stable::empty_like(hidden);
+    Tensor n_updates = torch::stable::new_empty(hidden, {tokens}, ScalarType::Float);
+    Tensor remainders = torch::stable::empty_like(n_updates);
+    Tensor running_rows = torch::stable::new_zeros(offsets, {max_iterations});
+    Tensor asking = torch::stable::new_empty(offsets, {1});
+    Tensor attended = torch::stable::empty_like(hidden);
+    Tensor ffn_input = torch::stable::empty_like(hidden);
+
+    Tensor index = torch::stable::empty_like(positions);
+    for (int64_t i = 0; i < tokens; ++i) integers(index)[i] = i;
+    // Two sets of buffers take turns; the caller's own rows are only read.
+    Running sets[2] = {Running::like(hidden, n_updates, index, offsets),
+                       Running::like(hidden, n_updates, index, offsets)};
+    Tensor zeros = torch::stable::new_zeros(n_updates, {tokens});
+    Running now{hidden, zeros, index, offsets};
+    Tensor moved = hidden, moved_index = index, store;
+    int64_t iteration = 1, rows = tokens;
+    for (;; ++iteration) {
+        integers(running_rows)[iteration - 1] = rows;
+        Tensor moved_kv = key_value(moved);
+        if (iteration == 1)
+            store = moved_kv;
+        else
+            scatter_rows(moved_kv, moved_index, store);
+        Tensor queries = query(now.hidden);
+        Tensor context = rows_of(attended, rows);
+        ragged_attention(queries, columns_of(store, 0, width), columns_of(store, width, width),
+                         now.query_offsets, offsets, now.token_index, positions, heads,
+                         distance_embedding, key_distances, context);
+        Tensor input = rows_of(ffn_input, rows);
+        add_layer_norm(dense(context), now.hidden, norms[0], norms[1], attention_eps, input);
+        Tensor output = ffn_output(ffn(input, activation));
+
+        Running& next = sets[iteration % 2];
+        moved = rows_of(next.hidden, rows);
+        moved_index = rows_of(next.token_index, rows);
+        halting_step(output, input, now.hidden, norms[2], norms[3], output_eps, halting_weight,
+                     halting_bias, threshold, iteration, now.accumulated_probability,
+                     now.token_index, now.query_offsets, moved,
+                     rows_of(next.accumulated_probability, rows), moved_index, next.query_offsets,
+                     asking, out, n_updates, remainders);
+        rows = integers(next.query_offsets)[offsets.size(0) - 1];
+        now = {rows_of(next.hidden, rows), rows_of(next.accumulated_probability, rows),
+               rows_of(next.token_index, rows), next.query_offsets};
+        if (*integers(asking) == 0 || iteration == max_iterations) break;
+    }
+
+    // Tokens that never halted: at the iteration limit, or exactly at the threshold.
+    scatter_rows(now.hidden, now.token_index, out);
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t token = integers(now.token_index)[r];
+        static_cast<float*>(n_updates.data_ptr())[token] = float(iteration);
+        static_cast<float*>(remainders.data_ptr())[token] = 0;
+    }
+    return {out, n_updates, remainders, running_rows};
+}
+
+}  // namespace
+}  // namespace albert_act_fast::binding
+
+// Packed weights are tensors of another dispatch key than the rows, so the key is the general one.
+STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CompositeExplicitAutograd, m) {
+    m.impl("iterate.cpp", TORCH_BOX(&albert_act_fast::binding::iterate));
+}

@@ -1,0 +1,222 @@
+"""What is special about the C++ implementation: packed weights, threads, instruction sets."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.models import mask_of, random_batch, random_lengths, random_model
+
+from albert_act_fast import native
+from albert_act_fast.engine import packed_weights
+
+pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
+
+
+@pytest.fixture
+def model():
+    return random_model(1, "base", hidden_size=96, intermediate_size=192, num_attention_heads=4)
+
+
+def batch_of(model, seed: int = 2, sequences: int = 7, longest: int = 40) -> dict:
+    return random_batch(seed, model.config, mask_of(random_lengths(seed, sequences, longest)))
+
+
+@torch.no_grad()
+def run(model, batch, implementation="cpp"):
+    return model(**batch, implementation=implementation)
+
+
+def assert_follows_the_reference(model, batch) -> None:
+    result, reference = run(model, batch), run(model, batch, "reference")
+    scale = reference.last_hidden_state.abs().max().item()
+    torch.testing.assert_close(
+        result.last_hidden_state, reference.last_hidden_state, rtol=0, atol=1e-5 * scale
+    )
+
+
+def times_packed(monkeypatch) -> list:
+    calls = []
+    pack = packed_weights._pack
+    monkeypatch.setattr(packed_weights, "_pack", lambda linears: calls.append(1) or pack(linears))
+    return calls
+
+
+def test_the_loop_below_python_is_what_runs(model, monkeypatch):
+    calls = []
+    below = packed_weights.iterate_packed
+    # The package exports a function of the module's name.
+    module = importlib.import_module("albert_act_fast.engine.encode")
+    monkeypatch.setattr(
+        module,
+        "iterate_packed",
+        lambda *args, **kwargs: calls.append(1) or below(*args, **kwargs),
+    )
+    run(model, batch_of(model))
+    assert calls == [1]
+
+
+def test_weights_are_packed_once(model, monkeypatch):
+    calls = times_packed(monkeypatch)
+    for seed in range(3):
+        run(model, batch_of(model, seed))
+    assert calls == [1]
+
+
+def _in_place(linear):
+    with torch.no_grad():
+        linear.weight.mul_(1.5)
+
+
+def _through_data(linear):
+    linear.weight.data.mul_(1.5)
+
+
+def _new_parameter(linear):
+    linear.weight = torch.nn.Parameter(linear.weight.detach() * 1.5)
+
+
+def _bias(linear):
+    with torch.no_grad():
+        linear.bias.add_(0.3)
+
+
+def _state_dict(linear):
+    linear.load_state_dict({k: v * 1.5 for k, v in linear.state_dict().items()})
+
+
+def _optimizer(linear):
+    linear.weight.grad = torch.ones_like(linear.weight)
+    torch.optim.SGD([linear.weight], lr=0.05).step()
+    linear.weight.grad = None
+
+
+@pytest.mark.parametrize(
+    "change", [_in_place, _through_data, _new_parameter, _bias, _state_dict, _optimizer]
+)
+@pytest.mark.parametrize("name", ["attention.key", "attention.value", "ffn", "ffn_output"])
+def test_changed_weights_are_packed_anew(model, name, change, monkeypatch):
+    batch = batch_of(model)
+    before = run(model, batch).last_hidden_state
+    calls = times_packed(monkeypatch)
+    change(model.encoder.albert_layer.get_submodule(name))
+    assert_follows_the_reference(model, batch)
+    assert not torch.equal(run(model, batch).last_hidden_state, before)
+    assert calls == [1]
+
+
+def test_hooks_on_the_layers_modules_are_called(model):
+    batch = batch_of(model)
+    expected = run(model, batch).last_hidden_state
+    rows = []
+    handle = model.encoder.albert_layer.ffn.register_forward_hook(
+        lambda _, __, output: rows.append(output.size(0))
+    )
+    result = run(model, batch).last_hidden_state
+    assert rows
+    assert rows[0] == batch["attention_mask"].sum()
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    handle.remove()
+
+
+def test_a_replaced_linear_module_is_called(model):
+    batch = batch_of(model)
+    layer = model.encoder.albert_layer
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    doubled = Doubled(layer.ffn.in_features, layer.ffn.out_features)
+    doubled.load_state_dict(layer.ffn.state_dict())
+    layer.ffn = doubled
+    assert_follows_the_reference(model, batch)
+
+
+def test_an_activation_that_is_not_fused(model):
+    model.encoder.albert_layer.activation = torch.nn.Tanh()
+    assert_follows_the_reference(model, batch_of(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_threads_gives_the_same_bits(model, dtype):
+    """Rows enough for many blocks of the halting step, so that its scan is shared."""
+    model = model.to(dtype)
+    batch = batch_of(model, 3, sequences=24, longest=60)
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results += [run(model, batch) for _ in range(3)]
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert torch.equal(result.last_hidden_state, results[0].last_hidden_state)
+        assert torch.equal(result.n_updates, results[0].n_updates)
+        assert torch.equal(result.remainders, results[0].remainders)
+
+
+_UNDER = """
+import sys
+import torch
+sys.path.insert(0, "tests")
+from support.models import mask_of, random_batch, random_lengths, random_model
+from albert_act_fast import native
+assert native.instruction_set() == sys.argv[1], native.instruction_set()
+for positions in ("absolute", "relative_key_query"):
+    for size in ("odd", "even", "one column a head"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+            model = random_model(5, size, dtype=dtype, position_embedding_type=positions)
+            batch = random_batch(6, model.config, mask_of(random_lengths(6, 9, 50)))
+            with torch.no_grad():
+                result = model(**batch, implementation="cpp")
+                reference = model(**batch, implementation="reference")
+                truth = model.double()(**batch, implementation="reference")
+            same = reference.n_updates == truth.n_updates
+            same &= result.n_updates == truth.n_updates
+            assert same.float().mean() > 0.9, same.float().mean()
+            error, yardstick = (
+                (x.last_hidden_state.double() - truth.last_hidden_state)[same.all(1)].abs().max()
+                for x in (result, reference)
+            )
+            # In float64 the reference is itself the truth; sums in another order differ by less.
+            limit = 1e-12 if dtype == torch.float64 else 2 * yardstick
+            assert error <= limit, (positions, size, dtype, error, yardstick)
+"""
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+def test_every_instruction_set(name, pytestconfig):
+    flags = ""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = file.read()
+    if name != "portable" and {"avx2": "avx2", "avx512": "avx512bw"}[name] not in flags:
+        pytest.skip(f"this machine has no {name}")
+    done = subprocess.run(
+        [sys.executable, "-c", _UNDER, name],
+        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": name},
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
+    code = "from albert_act_fast import native; print(native.instruction_set())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": "avx3"},
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "got avx3, expected portable, avx2 or avx512" in done.stderr
+    assert done.stdout.strip() in ("portable", "avx2", "avx512")

@@ -1,0 +1,110 @@
+"""What the dispatcher is told of every operator: mutation, fakes, shape errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.operators import MAKERS, Call, Maker
+
+from albert_act_fast import ops
+from albert_act_fast.ops.contracts import IMPLEMENTATIONS, NAMESPACE
+
+OVERLOADS = [
+    (name, implementation)
+    for name in ops.OPERATORS
+    for implementation in IMPLEMENTATIONS
+    if ops.registered(name, implementation, "cpu")
+]
+every_overload = pytest.mark.parametrize(
+    ("name", "implementation"), OVERLOADS, ids=[f"{n}.{i}" for n, i in OVERLOADS]
+)
+
+
+def small_call(name: str, dtype: torch.dtype = torch.float32) -> Call:
+    extra = {"heads": 3, "distances": "relative_key_query"} if name == "ragged_attention" else {}
+    call = MAKERS[name](Maker(0, dtype, False), 6, [4, 3, 2], **extra)
+    for output in call.outputs:
+        call.arguments[output].zero_()  # comparing before and after would take NaN for a change
+    return call
+
+
+@every_overload
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_opcheck(name, implementation, dtype):
+    torch.library.opcheck(
+        ops.implementation_of(name, implementation),
+        tuple(small_call(name, dtype).arguments.values()),
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )
+
+
+@pytest.mark.parametrize("name", ops.OPERATORS)
+def test_all_overloads_share_one_schema(name):
+    """Also those that no library implements here."""
+    schemas = [ops.implementation_of(name, i)._schema for i in IMPLEMENTATIONS]
+    assert {s.name for s in schemas} == {f"{NAMESPACE}::{name}"}
+    assert len({str(s).split("(", 1)[1] for s in schemas}) == 1
+    written = [a.name for a in schemas[0].arguments if a.alias_info and a.alias_info.is_write]
+    call = small_call(name)
+    assert tuple(written) == call.outputs
+    assert [a.name for a in schemas[0].arguments] == list(call.arguments)
+
+
+@pytest.mark.parametrize("name", ops.OPERATORS)
+def test_the_torch_implementation_has_every_operator_on_every_device(name):
+    assert ops.registered(name, "torch", "cpu")
+    assert ops.registered(name, "torch", "cuda")
+    assert not ops.registered(name, "triton", "cpu")
+
+
+# The tensors whose own shape says what is expected of the others, and which of the others then is
+# at odds with them.
+AT_ODDS = {
+    ("embed_tokens", "token_ids"): "token_type_ids",
+    ("write_kv", "keys"): "values",
+    ("ragged_attention", "queries"): "token_index",
+    ("ragged_attention", "key_store"): "value_store",
+    ("ragged_attention", "key_offsets"): "query_offsets",
+    ("halting_step", "hidden"): "ffn_output",
+    ("halting_step", "query_offsets"): "next_query_offsets",
+    ("halting_step", "out"): "n_updates",
+    ("scatter_rows", "rows"): "row_index",
+    ("add_layer_norm", "x"): "residual",
+    ("write_kv", "key_store"): "value_store",
+}
+# Tables: any number of rows is right.
+TABLES = {"word", "token_type", "position", "distance_embedding"}
+SHAPES = [
+    (name, argument, dimension)
+    for name in ops.OPERATORS
+    for argument, value in small_call(name).arguments.items()
+    if isinstance(value, torch.Tensor)
+    for dimension in range(value.dim())
+    if not (dimension == 0 and (argument in TABLES or (name, argument) == ("scatter_rows", "out")))
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("name", "argument", "dimension"), SHAPES)
+def test_a_wrong_shape_is_named(name, argument, dimension, device):
+    """By the kernels' check and by the fake alike."""
+    call = small_call(name)
+    wrong = call.arguments[argument]
+    extra = wrong.narrow(dimension, 0, 1)
+    call.arguments[argument] = torch.cat([wrong, extra], dimension)
+    implementations = ["torch"] if device == "cpu" else IMPLEMENTATIONS
+    for implementation in implementations:
+        operator = ops.implementation_of(name, implementation)
+        with pytest.raises(ValueError, match=rf"^{name}: ") as caught:
+            operator(*call.to(device).arguments.values())
+        named = AT_ODDS.get((name, argument), argument)
+        if dimension == 0:
+            assert f"{name}: {named} has shape" in str(caught.value)
+        assert "expected" in str(caught.value) or "cannot be divided" in str(caught.value)
+
+
+def test_heads_must_divide_the_columns():
+    call = small_call("ragged_attention")
+    call.arguments["heads"] = 4
+    with pytest.raises(ValueError, match="6 columns cannot be divided among 4 heads"):
+        ops.implementation_of("ragged_attention", "torch")(*call.arguments.values())

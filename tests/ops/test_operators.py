@@ -1,0 +1,280 @@
+"""Every operator, in every implementation that exists here, against plain PyTorch in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.operators import INTEGER_POISON, MAKERS, PLAIN, RAGGED, Call, Maker
+
+from albert_act_fast import ops
+from albert_act_fast.ops import torch_ops
+from albert_act_fast.ops.contracts import IMPLEMENTATIONS
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+WIDTHS = (1, 5, 48, 65, 768)
+OVERLOADS = [
+    pytest.param(
+        name,
+        implementation,
+        device,
+        id=f"{name}.{implementation}-{device}",
+        marks=[pytest.mark.gpu] if device == "cuda" else [],
+    )
+    for name in ops.OPERATORS
+    for implementation in IMPLEMENTATIONS
+    for device in ("cpu", "cuda")
+    if ops.registered(name, implementation, device)
+]
+CPU_OVERLOADS = [p for p in OVERLOADS if p.values[2] == "cpu"]
+every_overload = pytest.mark.parametrize(("name", "implementation", "device"), OVERLOADS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+
+
+def test_every_operator_is_covered():
+    assert set(MAKERS) == set(PLAIN) == set(ops.OPERATORS)
+    assert {p.values[0] for p in CPU_OVERLOADS if p.values[1] == "torch"} == set(ops.OPERATORS)
+
+
+def apply(call: Call, implementation: str, device: str = "cpu") -> Call:
+    """A copy of the call on which the operator ran; its inputs must be as they were."""
+    ran = Call(call.operator, _copied(call.arguments, device), call.outputs)
+    ops.implementation_of(call.operator, implementation)(*ran.arguments.values())
+    ran = ran.to("cpu")
+    for name, given in call.arguments.items():
+        if isinstance(given, torch.Tensor) and name not in call.outputs:
+            assert _same_bits(ran.arguments[name], given), f"{name} was changed"
+    return ran
+
+
+def _copied(arguments: dict, device: str) -> dict:
+    """Strides kept: `clone` would make a slice of a wider tensor dense."""
+    copies = {}
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor):
+            base = value if value._base is None else value._base
+            base = base.clone().to(device)
+            value = base.as_strided(value.shape, value.stride(), value.storage_offset())
+        copies[name] = value
+    return copies
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def check(call: Call, ran: Call, exact: bool = False) -> None:
+    truth = PLAIN[call.operator](call.in_float64())
+    yardstick = PLAIN[call.operator](call.arguments)
+    for name in call.outputs:
+        given = ran.arguments[name]
+        rows, expected = truth[name]
+        if call.operator == "halting_step" and name in ("next_hidden", "next_token_index"):
+            rows = _slots_by_token(ran, yardstick["next_token_index"], rows)
+        untouched = torch.ones(given.size(0), dtype=torch.bool)
+        untouched[rows] = False
+        left = given[untouched]
+        left = left.isnan() if given.is_floating_point() else left == INTEGER_POISON
+        assert bool(left.all()), f"{name}: rows that are not the operator's were written"
+        written = given[rows]
+        if exact or not given.is_floating_point() or name == "n_updates":
+            assert torch.equal(written, expected.to(written.dtype)), name
+            continue
+        if not written.numel():
+            continue
+        error = (written.double() - expected).abs().max().item()
+        plain = (yardstick[name][1].double() - expected).abs().max().item()
+        # Where plain PyTorch happens to be exact: one rounding of the output itself.
+        floor = torch.finfo(given.dtype).eps * expected.abs().max().item()
+        assert error <= 2 * plain + floor, f"{name}: error {error}, plain PyTorch's {plain}"
+
+
+def _slots_by_token(ran: Call, expected: tuple, slots: torch.Tensor) -> torch.Tensor:
+    """The order among the rows that left is free: finds each one's slot by its token."""
+    tokens = expected[1]
+    leaving = tokens.numel() - int(ran.arguments["asking"])
+    if leaving == 0:
+        return slots
+    kept = slots[: tokens.numel() - leaving]
+    given = ran.arguments["next_token_index"][kept.numel() : tokens.numel()]
+    places = {token: kept.numel() + i for i, token in enumerate(given.tolist())}
+    assert sorted(places) == sorted(tokens[kept.numel() :].tolist())
+    return torch.cat([kept, torch.tensor([places[t] for t in tokens[kept.numel() :].tolist()])])
+
+
+@every_overload
+@every_dtype
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("wide", [False, True], ids=["dense", "slices"])
+def test_parity(name, implementation, device, dtype, width, wide):
+    for seed, lengths in enumerate(RAGGED.values()):
+        make = Maker(100 * width + seed, dtype, wide)
+        extra = {"heads": _heads(width)} if name == "ragged_attention" else {}
+        call = MAKERS[name](make, width, lengths, **extra)
+        exact = name in ("write_kv", "scatter_rows")
+        check(call, apply(call, implementation, device), exact=exact)
+
+
+def _heads(width: int) -> int:
+    return {48: 4, 65: 5, 768: 12}.get(width, 1)
+
+
+@every_overload
+@every_dtype
+def test_no_rows(name, implementation, device, dtype):
+    """All tokens halted, or a batch of padding alone."""
+    for lengths in ([], [0], [0, 0]):
+        if name in ("ragged_attention", "halting_step"):
+            call = _without_rows(MAKERS[name](Maker(0, dtype, False), 5, [3, 1]))
+        else:
+            call = MAKERS[name](Maker(0, dtype, False), 5, lengths)
+        ran = apply(call, implementation, device)
+        for output in call.outputs:
+            if output == "next_query_offsets":
+                assert ran.arguments[output].tolist() == [0, 0, 0]
+            elif output == "asking":
+                assert ran.arguments[output].tolist() == [0]
+            else:
+                assert _same_bits(ran.arguments[output], call.arguments[output]), output
+
+
+def _without_rows(call: Call) -> Call:
+    call.arguments["query_offsets"].zero_()
+    return call
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "embed_tokens"]
+)
+@every_dtype
+def test_embeddings_without_positions(name, implementation, device, dtype):
+    call = MAKERS[name](Maker(1, dtype, True), 48, [5, 7], position=False)
+    check(call, apply(call, implementation, device))
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"),
+    [p for p in OVERLOADS if p.values[0] == "ragged_attention"],
+)
+@every_dtype
+@pytest.mark.parametrize("distances", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize(("width", "heads"), [(5, 5), (48, 4), (65, 5), (768, 12)])
+def test_attention(name, implementation, device, dtype, distances, width, heads):
+    for seed, lengths in enumerate(RAGGED.values()):
+        make = Maker(1000 + seed, dtype, wide=seed % 2 == 0)
+        call = MAKERS[name](make, width, lengths, heads=heads, distances=distances)
+        check(call, apply(call, implementation, device))
+
+
+@every_dtype
+@pytest.mark.parametrize("distances", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("path", ["_attend_one_sequence", "_attend_padded"])
+def test_both_ways_the_torch_implementation_attends(path, distances, dtype):
+    """On a CPU the operator goes sequence by sequence, on a GPU with all of them padded."""
+    for seed, lengths in enumerate(RAGGED.values()):
+        make = Maker(2000 + seed, dtype, wide=True)
+        call = MAKERS["ragged_attention"](make, 48, lengths, heads=4, distances=distances)
+        ran = Call(call.operator, _copied(call.arguments, "cpu"), call.outputs)
+        a = ran.arguments
+        spans = [list(zip(a[k].tolist(), a[k].tolist()[1:], strict=False))
+                 for k in ("query_offsets", "key_offsets")]  # fmt: skip
+        running = [b for b, (start, stop) in enumerate(spans[0]) if stop > start]
+        groups = [running] if path == "_attend_padded" else [[b] for b in running]
+        for group in groups:
+            getattr(torch_ops, path)(
+                a["queries"],
+                a["key_store"],
+                a["value_store"],
+                [spans[0][b] for b in group],
+                [spans[1][b] for b in group],
+                *(a[k] for k in ("token_index", "positions", "heads")),
+                *(a[k] for k in ("distance_embedding", "key_distances", "out")),
+            )
+        check(call, ran)
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "halting_step"]
+)
+@every_dtype
+@pytest.mark.parametrize("threshold", [0.5, 0.6000000238418579, 0.9900000095367432, 1.0])
+def test_halting_step_at_every_threshold(name, implementation, device, dtype, threshold):
+    for seed in range(4):
+        make = Maker(3000 + seed, dtype, wide=seed % 2 == 0)
+        try:
+            call = MAKERS[name](make, 48, RAGGED["ragged"], threshold=threshold)
+        except AssertionError:
+            pytest.fail("this seed's rows cannot be kept from the threshold: choose another")
+        check(call, apply(call, implementation, device))
+
+
+# accumulated probability, threshold, then (with p = 0.5 exactly): does the row run on, does it
+# ask for another iteration, its n_updates after iteration 3 and its remainder where it is finished.
+TIES = {
+    "below": (0.0, 0.99, True, True, None, None),
+    "reaches the threshold": (0.0, 0.5, True, False, None, None),
+    "at the threshold already": (0.5, 0.5, False, False, 3, 0.5),
+    "passes": (0.25, 0.5, False, False, 3, 0.75),
+    "reaches a threshold of 1": (0.5, 1.0, False, False, 3, 0.0),
+    "passes a threshold of 1": (0.625, 1.0, False, False, 3, 0.375),
+    "one rounding below": (0.25, 0.75 + 2**-24, True, True, None, None),
+    "one rounding above": (0.25, 0.75 - 2**-24, False, False, 3, 0.75),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "halting_step"]
+)
+@every_dtype
+@pytest.mark.parametrize("tie", TIES.values(), ids=list(TIES))
+@pytest.mark.parametrize("beyond", [0, 3])
+def test_halting_step_at_the_edges(name, implementation, device, dtype, tie, beyond):
+    hp, threshold, runs_on, asks, n_updates, remainder = tie
+    call = MAKERS[name](Maker(5, dtype, False), 5, [1], beyond=beyond)
+    a = call.arguments
+    a["halting_weight"].zero_()
+    a["halting_bias"].zero_()
+    a["accumulated_probability"][0] = hp
+    a["threshold"] = threshold
+    ran = apply(call, implementation, device).arguments
+    assert ran["next_query_offsets"].tolist() == [0, int(runs_on)]
+    assert ran["asking"].tolist() == [int(asks)]
+    assert ran["next_token_index"][0] == 0
+    if runs_on:
+        assert ran["next_accumulated_probability"][0] == hp + 0.5
+        assert ran["out"].isnan().all()
+        assert ran["n_updates"].isnan().all()
+    else:
+        assert ran["next_accumulated_probability"].isnan().all()
+        assert torch.equal(ran["out"][0], ran["next_hidden"][0])
+        assert ran["n_updates"].tolist() == [n_updates]
+        assert ran["remainders"].tolist() == [remainder]
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "halting_step"]
+)
+@every_dtype
+def test_a_row_that_is_nan_leaves_alone(name, implementation, device, dtype):
+    call = MAKERS[name](Maker(6, dtype, False), 48, [7], beyond=2)
+    without = apply(call, implementation, device).arguments
+    row = 1
+    token = int(call.arguments["token_index"][row])
+    call.arguments["ffn_output"][row, 3] = float("nan")
+    ran = apply(call, implementation, device).arguments
+    assert ran["out"][token].isnan().all()
+    assert ran["n_updates"][token] == call.arguments["iteration"] - 1
+    assert ran["remainders"][token] == 0
+    others = torch.arange(7) != token
+    for output in ("out", "n_updates", "remainders"):
+        assert _same_bits(ran[output][others], without[output][others])
+    live = int(call.arguments["query_offsets"][-1])
+    moved = dict(zip(ran["next_token_index"][:live].tolist(), ran["next_hidden"], strict=False))
+    before = dict(
+        zip(without["next_token_index"][:live].tolist(), without["next_hidden"], strict=False)
+    )
+    assert moved.keys() == before.keys()
+    for other, hidden in moved.items():
+        assert hidden.isnan().all() if other == token else torch.equal(hidden, before[other])
+    survivors = ran["next_token_index"][: int(ran["next_query_offsets"][-1])].tolist()
+    assert token not in survivors
+    assert int(ran["asking"]) == len(survivors)

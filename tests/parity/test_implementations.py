@@ -1,0 +1,210 @@
+"""Which implementation runs: who decides, what cannot be met, and why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.engines import ON_CPU
+from support.models import mask_of, random_batch, random_model
+
+from albert_act_fast import engine, implementations, use_implementation
+from albert_act_fast.implementations import (
+    DIFFERENTIABLE,
+    ENGINE_IMPLEMENTATIONS,
+    IMPLEMENTATIONS,
+    PREFERENCE,
+    availability,
+    choose,
+)
+
+FASTEST_ON_CPU = next(name for name in PREFERENCE["cpu"] if name in ON_CPU)
+
+
+def test_argument_before_context_before_config():
+    assert choose(None, "auto").name == FASTEST_ON_CPU
+    assert choose(None, "reference").name == "reference"
+    assert choose("torch", "reference").name == "torch"
+    with use_implementation("reference"):
+        assert choose(None, "torch").name == "reference"
+        assert choose("torch", "auto").name == "torch"
+        with use_implementation("torch"):
+            assert choose(None, "auto").name == "torch"
+        assert choose(None, "auto").name == "reference"
+    assert choose(None, "torch").name == "torch"
+
+
+def test_the_context_ends_with_an_error_too():
+    with pytest.raises(KeyError), use_implementation("reference"):
+        raise KeyError
+    assert choose().name == FASTEST_ON_CPU
+
+
+def test_auto_in_an_argument_or_a_context_overrides_what_is_below_it():
+    assert choose("auto", "reference").name == FASTEST_ON_CPU
+    with use_implementation("auto"):
+        assert choose(None, "reference").name == FASTEST_ON_CPU
+
+
+@pytest.mark.parametrize("place", ["argument", "context", "config"])
+def test_unknown_name(place):
+    expected = r"implementation: got 'fast', expected one of auto, reference, torch"
+    ask = {
+        "argument": lambda: choose("fast"),
+        "context": lambda: use_implementation("fast").__enter__(),
+        "config": lambda: choose(None, "fast"),
+    }[place]
+    with pytest.raises(ValueError, match=expected):
+        ask()
+    assert choose().name == FASTEST_ON_CPU
+
+
+def test_auto_takes_the_reference_and_says_why():
+    choice = choose(needs_reference=["head_mask was given", "gradients are enabled"])
+    assert choice.name == "reference"
+    assert choice.reason == "head_mask was given; gradients are enabled"
+    assert choose("reference", needs_reference=["head_mask was given"]).name == "reference"
+    assert choose().reason == "the first available for cpu"
+
+
+@pytest.mark.parametrize("name", ENGINE_IMPLEMENTATIONS)
+def test_an_explicit_engine_does_not_give_way(name):
+    with pytest.raises(ValueError, match=rf"got '{name}'.*cannot be met: head_mask was given"):
+        choose(name, needs_reference=["head_mask was given"])
+
+
+@pytest.mark.parametrize("name", ENGINE_IMPLEMENTATIONS)
+def test_gradients(name):
+    training = ["gradients are enabled"]
+    assert choose("auto", needs_gradients=training).name == "reference"
+    assert choose("reference", needs_gradients=training).name == "reference"
+    if name in DIFFERENTIABLE:
+        assert choose(name, needs_gradients=training).name == name
+    else:
+        with pytest.raises(
+            ValueError, match=rf"got '{name}'.*cannot be met: gradients are enabled"
+        ):
+            choose(name, needs_gradients=training)
+
+
+def test_availability_gives_a_reason():
+    for device in ("cpu", "cuda", torch.device("cuda", 1)):
+        reasons = availability(device)
+        assert tuple(reasons) == IMPLEMENTATIONS
+        assert reasons["reference"] is reasons["torch"] is None
+    assert "no triton kernels for cpu" in availability("cpu")["triton"]
+    assert "halting_step" in availability("cpu")["cuda"]
+    availability("cpu")["torch"] = "changed by a caller"
+    assert availability("cpu")["torch"] is None
+
+
+def test_what_is_not_available_is_refused_with_the_reason():
+    for name, reason in availability("cpu").items():
+        if reason is not None:
+            with pytest.raises(ValueError, match=f"got '{name}', but no {name} kernels for cpu"):
+                choose(name)
+
+
+def test_auto_without_any_kernels(monkeypatch):
+    missing = dict.fromkeys(IMPLEMENTATIONS, "no kernels")
+    monkeypatch.setattr(implementations, "availability", lambda device: missing)
+    with pytest.raises(RuntimeError, match="no engine implementation has kernels for cpu"):
+        choose()
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the engine implementations that ran; empty where the reference did."""
+    names = []
+
+    def spy(*arguments, implementation, **keywords):
+        names.append(implementation)
+        return original(*arguments, implementation=implementation, **keywords)
+
+    def spy_with_gradients(*arguments, **keywords):
+        names.append("with gradients")
+        return original_with_gradients(*arguments, **keywords)
+
+    original, original_with_gradients = engine.encode, engine.encode_with_gradients
+    monkeypatch.setattr(engine, "encode", spy)
+    monkeypatch.setattr(engine, "encode_with_gradients", spy_with_gradients)
+    return names
+
+
+@pytest.fixture
+def model_and_inputs():
+    model = random_model(0)
+    return model, random_batch(0, model.config, mask_of([5, 3]))
+
+
+def test_the_engine_is_the_default_in_inference(ran, model_and_inputs):
+    model, inputs = model_and_inputs
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            model(**inputs)
+    assert ran == [FASTEST_ON_CPU] * 2
+    model.requires_grad_(False)
+    model(**inputs)  # nothing could want a gradient
+    assert len(ran) == 3
+
+
+def test_config_context_and_argument_reach_the_model(ran, model_and_inputs):
+    model, inputs = model_and_inputs
+    with torch.no_grad():
+        with use_implementation("reference"):
+            model(**inputs)
+            assert ran == []
+            model(**inputs, implementation="torch")
+            assert ran == ["torch"]
+        model.config.implementation = "reference"
+        model(**inputs)
+        assert ran == ["torch"]
+        with use_implementation("torch"):
+            model(**inputs)
+        assert ran == ["torch", "torch"]
+        with pytest.raises(ValueError, match="implementation: got 'fastest'"):
+            model(**inputs, implementation="fastest")
+
+
+NEEDS = {
+    "output_attentions": {"output_attentions": True},
+    "output_hidden_states": {"output_hidden_states": True},
+    "head_mask": {"head_mask": torch.ones(4)},
+}
+
+
+@pytest.mark.parametrize(("reason", "arguments"), NEEDS.items(), ids=list(NEEDS))
+def test_what_only_the_dense_loop_has(reason, arguments, ran, model_and_inputs):
+    model, inputs = model_and_inputs
+    with torch.no_grad():
+        plain = model(**inputs, implementation="reference")
+        extra = model(**inputs, **arguments)
+        assert ran == []
+        assert torch.equal(plain.last_hidden_state, extra.last_hidden_state)
+        with pytest.raises(ValueError, match=f"got 'torch', which cannot be met: {reason} was"):
+            model(**inputs, **arguments, implementation="torch")
+        model.config.implementation = "torch"
+        with pytest.raises(ValueError, match=f"which cannot be met: {reason} was"):
+            model(**inputs, **arguments)
+    assert ran == []
+
+
+def test_training_takes_the_reference_unless_asked(ran, model_and_inputs):
+    model, inputs = model_and_inputs
+    model(**inputs).last_hidden_state.sum().backward()
+    assert ran == []
+    model(**inputs, implementation="torch").last_hidden_state.sum().backward()
+    assert ran == ["with gradients"]
+    model.train()
+    with torch.no_grad():
+        model(**inputs)
+        assert len(ran) == 1
+        model(**inputs, implementation="torch")
+        assert ran == ["with gradients"] * 2
+    model.eval().requires_grad_(False)
+    embeds = model.embeddings.word_embeddings(inputs.pop("input_ids")).requires_grad_()
+    for implementation, count in (("auto", 2), ("torch", 3)):
+        embeds.grad = None
+        output = model(**inputs, inputs_embeds=embeds, implementation=implementation)
+        output.last_hidden_state.sum().backward()
+        assert embeds.grad.abs().sum() > 0
+        assert len(ran) == count

@@ -1,0 +1,1 @@
+"""What several test folders share: random models and batches, comparisons, implementations."""

@@ -1,0 +1,141 @@
+"""Metrics, evaluation of a model on a task, and the engine against the reference on it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from albert_act_fast import AlbertActConfig, AlbertActForSequenceClassification
+from albert_act_fast.glue import PredictionsDiffer, compare, evaluate, get_task
+from albert_act_fast.glue.evaluate import class_order, encode_batches
+from albert_act_fast.glue.metrics import score
+from albert_act_fast.tokenizer import load_tokenizer
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "glue"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer()
+
+
+def classifier(**overrides) -> AlbertActForSequenceClassification:
+    torch.manual_seed(1)
+    sizes = {
+        "embedding_size": 8,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "num_hidden_layers": 8,
+        "num_labels": 2,
+    }
+    model = AlbertActForSequenceClassification(AlbertActConfig(**(sizes | overrides)))
+    with torch.no_grad():
+        halting = model.albert.encoder.albert_layer.act.dense
+        halting.bias.fill_(-1.2)
+        halting.weight.normal_(std=0.3)
+        model.classifier.weight.normal_()
+    return model.eval()
+
+
+def test_metrics_in_per_cent():
+    found = score(["accuracy", "f1", "matthews"], [1, 1, 0, 0], [1, 0, 0, 0])
+    assert found["accuracy"] == pytest.approx(75)
+    assert found["f1"] == pytest.approx(100 * 2 / 3)
+    assert found["matthews"] == pytest.approx(100 / math.sqrt(3))
+    found = score(["spearman", "pearson"], [1.0, 2.0, 9.0], [0.0, 1.0, 2.0])
+    assert found["spearman"] == pytest.approx(100)
+    assert found["pearson"] == pytest.approx(91.7663, abs=1e-3)
+
+
+def test_undefined_correlation_is_nan():
+    assert math.isnan(score(["spearman"], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0])["spearman"])
+
+
+def test_metric_errors():
+    with pytest.raises(ValueError, match="got 'bleu', expected one of accuracy"):
+        score(["bleu"], [1], [1])
+    with pytest.raises(ValueError, match="1 predictions for 2 labels"):
+        score(["accuracy"], [1], [1, 0])
+
+
+def test_evaluation_counts_what_was_computed(tokenizer):
+    model = classifier()
+    result = evaluate(model, tokenizer, "sst-2", FIXTURES, "reference", batch_size=2)
+    tokens = [len(n) for n in result.n_updates]
+    assert result.tokens == sum(tokens)
+    assert result.mean_depth == pytest.approx(torch.cat(result.n_updates).mean().item())
+    assert result.rows_computed == result.rows_dense
+    assert result.depth_limit == 8
+    assert result.seconds > 0
+    assert result.metrics["accuracy"] in [pytest.approx(100 * n / 6) for n in range(7)]
+
+
+def test_results_are_in_the_file_s_order_whatever_the_batches(tokenizer):
+    model = classifier()
+    one, many = (evaluate(model, tokenizer, "sst-2", FIXTURES, batch_size=size) for size in (1, 6))
+    torch.testing.assert_close(one.logits, many.logits)
+    assert [n.tolist() for n in one.n_updates] == [n.tolist() for n in many.n_updates]
+
+
+@pytest.mark.parametrize("task", ["sst-2", "sts-b", "mnli-m"])
+def test_engine_agrees_with_the_reference_and_computes_less(tokenizer, task):
+    model = classifier(num_labels=get_task(task).num_labels)
+    found = compare(model, tokenizer, task, FIXTURES, "torch", batch_size=3)
+    assert found.differing_predictions == []
+    assert found.differing_depths == 0
+    assert found.largest_difference < 1e-5
+    assert found.engine.implementation == "torch"
+    assert found.engine.rows_computed < found.engine.rows_dense == found.reference.rows_computed
+    assert found.engine.metrics == pytest.approx(found.reference.metrics, nan_ok=True)
+
+
+def test_differing_predictions_are_an_error(tokenizer, monkeypatch):
+    model = classifier()
+    forward = model.forward
+
+    def wrong(**inputs):
+        output = forward(**inputs)
+        if inputs["implementation"] != "reference":
+            output.logits = -output.logits
+        return output
+
+    monkeypatch.setattr(model, "forward", wrong)
+    with pytest.raises(PredictionsDiffer, match=r"sst-2: torch .* 6 of 6 examples differently: 0"):
+        compare(model, tokenizer, "sst-2", FIXTURES, "torch")
+    found = compare(model, tokenizer, "sst-2", FIXTURES, "torch", must_agree=False)
+    assert found.differing_predictions == [0, 1, 2, 3, 4, 5]
+
+
+def test_classes_are_matched_by_name():
+    task = get_task("qnli")
+    swapped = {"id2label": {0: "not_entailment", 1: "entailment"}}
+    swapped["label2id"] = {label: i for i, label in swapped["id2label"].items()}
+    assert class_order(AlbertActConfig(**swapped), task) == [1, 0]
+    assert class_order(AlbertActConfig(num_labels=2), task) == [0, 1]
+
+
+def test_a_model_of_another_task_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="the model has 2, expected 3 for mnli-m"):
+        evaluate(classifier(), tokenizer, "mnli-m", FIXTURES)
+
+
+def test_pairs_have_token_types(tokenizer):
+    from albert_act_fast.glue import read_examples
+
+    examples = read_examples(get_task("sts-b"), FIXTURES)
+    (indices, batch), *_ = encode_batches(examples, tokenizer, 2, 128)
+    row = batch["input_ids"][0].tolist()
+    types = batch["token_type_ids"][0].tolist()
+    assert types[row.index(tokenizer.sep_token_id)] == 0
+    assert types[row.index(tokenizer.sep_token_id) + 1] == 1
+    assert len(indices) == 2
+
+
+def test_the_model_s_mode_is_restored(tokenizer):
+    model = classifier().train()
+    evaluate(model, tokenizer, "sst-2", FIXTURES)
+    assert model.training

@@ -1,0 +1,114 @@
+"""The scripts in examples/ run end to end on a few invented sentences, and resume exactly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from albert_act_fast import AlbertActForPreTraining, AlbertActForSequenceClassification
+from albert_act_fast.glue import evaluate
+from albert_act_fast.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+PRETRAIN = (
+    "--steps 6 --warmup 2 --batch-tokens 128 --max-length 24 --held-out 0.2 --hidden-size 16 "
+    "--intermediate-size 32 --heads 2 --embedding-size 8 --iterations 4 --log-every 2 "
+    "--evaluate-every 0 --precision fp32 --threads 1"
+).split()
+FINETUNE = "--steps 6 --batch-size 4 --log-every 2 --precision fp32 --threads 1".split()
+
+
+def run(script: str, *arguments) -> str:
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
+def without_times(log: list[dict]) -> list[dict]:
+    return [{k: v for k, v in entry.items() if k != "seconds_per_step"} for entry in log]
+
+
+def assert_same_weights(one, other):
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("pretrained")
+    run("pretrain.py", "--text", FIXTURES / "text", "--output", output, *PRETRAIN)
+    return output
+
+
+def finetune(model: Path, output: Path, task: str, *more) -> None:
+    data = ("--data", FIXTURES / "glue", "--model", model, "--output", output)
+    run("finetune_glue.py", "--task", task, *data, *FINETUNE, *more)
+
+
+@pytest.mark.parametrize("script", ["pretrain.py", "finetune_glue.py"])
+def test_help(script):
+    text = run(script, "--help")
+    assert "--tau" in text
+    assert "resume" in text
+
+
+def test_pretraining_writes_model_and_log(pretrained):
+    model = AlbertActForPreTraining.from_pretrained(pretrained)
+    assert model.config.num_hidden_layers == 4
+    log = log_of(pretrained)
+    assert log[0]["arguments"]["hidden_size"] == 16
+    assert "text" not in log[0]["arguments"]
+    assert [entry["step"] for entry in log[1:]] == [2, 4, 6, 6]
+    for entry in (log[1], log[-1]["held_out"]):
+        wanted = {f"depth_{kind}" for kind in ("all", "mask", "unmasked", "cls", "sep")}
+        assert wanted | {"mlm_loss", "mlm_accuracy", "sop_accuracy"} <= set(entry)
+    saved = load_tokenizer(pretrained)
+    assert saved("A boat.")["input_ids"] == load_tokenizer()("A boat.")["input_ids"]
+
+
+def test_pretraining_resumes_exactly(pretrained, tmp_path):
+    arguments = ("--text", FIXTURES / "text", "--output", tmp_path, *PRETRAIN)
+    run("pretrain.py", *arguments, "--stop-after", "3")
+    assert not (tmp_path / "config.json").exists()
+    run("pretrain.py", *arguments)
+    one, other = map(AlbertActForPreTraining.from_pretrained, (pretrained, tmp_path))
+    assert_same_weights(one, other)
+    assert without_times(log_of(tmp_path))[-1] == without_times(log_of(pretrained))[-1]
+
+
+@pytest.mark.parametrize("task", ["sst-2", "cola", "sts-b"])
+def test_finetuning_gives_a_model_that_evaluate_takes(pretrained, tmp_path, task):
+    finetune(pretrained, tmp_path, task, "--save-dtype", "float16")
+    model = AlbertActForSequenceClassification.from_pretrained(tmp_path)
+    assert model.dtype == torch.float32  # stored as float16
+    if task == "sst-2":
+        assert model.config.id2label == {0: "negative", 1: "positive"}
+    result = evaluate(model, load_tokenizer(tmp_path), task, FIXTURES / "glue")
+    assert set(result.metrics) <= set(log_of(tmp_path)[-1]["held_out"])
+
+
+def test_finetuning_resumes_exactly(pretrained, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finetune(pretrained, whole, "sst-2")
+    finetune(pretrained, stopped, "sst-2", "--stop-after", "4")
+    finetune(pretrained, stopped, "sst-2")
+    one, other = map(AlbertActForSequenceClassification.from_pretrained, (whole, stopped))
+    assert_same_weights(one, other)
+
+
+def test_text_that_is_missing_is_named(tmp_path):
+    command = [sys.executable, "examples/pretrain.py", "--text", tmp_path, "--output", tmp_path]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert f"{tmp_path}: no *.txt file in it" in done.stderr
