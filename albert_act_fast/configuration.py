@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from transformers import AlbertConfig
+from transformers.activations import ACT2FN
 
 POSITION_EMBEDDING_TYPES = ("absolute", "relative_key", "relative_key_query")
 # "albert" because some published checkpoints were saved under ALBERT's own model type.
@@ -108,6 +109,9 @@ class AlbertActConfig(AlbertConfig):
             "position_embedding_type",
             self.position_embedding_type,
             f"one of {', '.join(POSITION_EMBEDDING_TYPES)}",
+        )
+        _require(
+            self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, f"one of {', '.join(ACT2FN)}"
         )
         for name in ("num_hidden_groups", "inner_group_num"):
             _require(

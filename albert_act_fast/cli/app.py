@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from albert_act_fast.cli import depth, encode, info
+from albert_act_fast.cli import depth, encode, evaluate, info
 from albert_act_fast.cli.errors import CommandError, one_line
 from albert_act_fast.version import __version__
 
@@ -28,6 +28,7 @@ class _OneLineErrors(TyperGroup):
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
             status = super().main(*args, standalone_mode=False, **kwargs) or 0
+            sys.stdout.flush()
         except CommandError as error:
             status = _report(error, error.status)
         except _ClickException as error:
@@ -37,7 +38,7 @@ class _OneLineErrors(TyperGroup):
         except BrokenPipeError:
             # The reader (`| head`) has what it wanted; nothing may be flushed to it on exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 0
+            status = 1
         sys.exit(status)
 
 
@@ -51,11 +52,12 @@ app = typer.Typer(
     cls=_OneLineErrors,
     help="Depths and embeddings of texts by ALBERT-ACT, computing running tokens only.",
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 app.command("depth")(depth.depth)
 app.command("encode")(encode.encode)
+app.command("eval")(evaluate.evaluate)
 app.command("info")(info.info)
 
 
@@ -67,12 +69,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        raise CommandError("COMMAND: got none, expected depth, encode, eval or info (see --help)")
 
 
 def main() -> None:

@@ -115,6 +115,8 @@ def _sources(texts: list[str], file: str | None, skip_empty: bool) -> list[Sourc
 
 def _depths(runner: Runner, batch: list[TokenizedText]) -> list[TextDepths]:
     out = runner.run(batch)
+    # A token that is not a number never halts and has no depth worth showing.
+    runner.refuse_not_finite(out.last_hidden_state, batch)
     # Padding is on the right, so a text's own places come first.
     n_updates, remainders = out.n_updates.int().tolist(), out.remainders.tolist()
     return [

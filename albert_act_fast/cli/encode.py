@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from albert_act_fast.cli import embeddings_file, options, running
-from albert_act_fast.cli.errors import FAILURE, CommandError
+from albert_act_fast.cli.errors import CommandError
 from albert_act_fast.cli.output import notice, print_json
 from albert_act_fast.cli.running import Runner, TokenizedText
 from albert_act_fast.cli.texts import texts_of_file
@@ -120,14 +120,7 @@ def _embed(
         for batch in running.batches(order, batch_size):
             out = runner.run([texts[i] for i in batch])
             pooled = _pool(out, pooling).float().cpu()
-            finite = pooled.isfinite().all(dim=1).tolist()
-            if not all(finite):
-                raise CommandError(
-                    f"{texts[batch[finite.index(False)]].source.place}: the model gives values "
-                    f"that are not finite in {runner.dtype.value}; expected numbers "
-                    "(is the checkpoint damaged? does --dtype float32 help?)",
-                    FAILURE,
-                )
+            runner.refuse_not_finite(pooled, [texts[i] for i in batch])
             embeddings[batch] = pooled.numpy()
             updates += int(out.n_updates.sum().item())
             progress.advance(task, len(batch))

@@ -26,7 +26,7 @@ class Printer:
 
 
 def print_json(document: dict) -> None:
-    """One JSON document on stdout; not-a-number is null there."""
+    """One JSON document on stdout; what is not finite is null there."""
     readable = _encodes(sys.stdout, "▁")
     json.dump(_finite(document), sys.stdout, ensure_ascii=not readable, allow_nan=False, indent=1)
     sys.stdout.write("\n")

@@ -13,7 +13,8 @@ from albert_act_fast.cli.options import Device, Dtype
 from albert_act_fast.cli.texts import SourceText
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from albert_act_fast import AlbertActModel
     from albert_act_fast.implementations import Choice
@@ -149,6 +150,17 @@ class Runner:
         except ValueError as error:
             raise CommandError(f"the model refuses the texts: {one_line(error)}", FAILURE) from None
 
+    def refuse_not_finite(self, values: Tensor, texts: Sequence[TokenizedText]) -> None:
+        """Raises CommandError for the first text with a NaN or infinity in `values` [B, ...]."""
+        finite = values.flatten(1).isfinite().all(dim=1).tolist()
+        if not all(finite):
+            raise CommandError(
+                f"{texts[finite.index(False)].source.place}: the model gives values that are not "
+                f"finite in {self.dtype.value}, expected numbers (is the checkpoint damaged? does "
+                "--dtype float32 help?)",
+                FAILURE,
+            )
+
 
 def load(
     name: str | None, implementation: str | None, device: Device | None, dtype: Dtype
@@ -161,29 +173,70 @@ def load(
 
     from albert_act_fast import implementations
 
-    has_cuda = torch.cuda.is_available()
-    if device is Device.CUDA and not has_cuda:
-        raise CommandError(
-            "--device: got 'cuda', expected 'cpu': PyTorch finds no CUDA device "
-            "(`albert-act-fast info` tells more)"
-        )
-    place = device.value if device else ("cuda" if has_cuda else "cpu")
+    place = _place(device)
     with _errors_of("--implementation"):
         # Before the model is loaded, which may take long.
         implementations.choose(implementation, device=place)
     with _quiet_libraries():
         model, has_pooler = _load_model(name)
         tokenizer = _load_tokenizer(name)
-    if len(tokenizer) > model.embeddings.word_embeddings.num_embeddings:
-        raise CommandError(
-            f"--model: got {name!r}, whose vocabulary has "
-            f"{model.embeddings.word_embeddings.num_embeddings} entries, expected at least the "
-            f"{len(tokenizer)} of the tokenizer (the stock one, if none is saved beside the model)"
-        )
+    _check_vocabulary(name, model, tokenizer)
     with _errors_of("--implementation"):
         choice = implementations.choose(implementation, model.config.implementation, device=place)
     model = model.to(place, getattr(torch, dtype.value)).eval()
     return Runner(model, tokenizer, name, choice, place, dtype, has_pooler)
+
+
+def load_for_task(
+    model_class: type,
+    name: str,
+    implementation: str | None,
+    device: Device | None,
+    dtype: Dtype,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A task model with its trained head, in eval mode, and its tokenizer.
+
+    Raises:
+        CommandError: as `load`; and where the checkpoint has no head of that kind.
+    """
+    import torch
+
+    from albert_act_fast import implementations
+
+    place = _place(device)
+    with _errors_of("--implementation"):
+        implementations.choose(implementation, device=place)
+    with _quiet_libraries():
+        model, info = _from_pretrained(model_class, name)
+        tokenizer = _load_tokenizer(name)
+    if info["missing_keys"]:
+        raise CommandError(
+            f"--model: got {name!r}, a model without {', '.join(sorted(info['missing_keys']))}; "
+            "expected one fine-tuned on the task"
+        )
+    _check_vocabulary(name, model, tokenizer)
+    return model.to(place, getattr(torch, dtype.value)).eval(), tokenizer
+
+
+def _place(device: Device | None) -> str:
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if device is Device.CUDA and not has_cuda:
+        raise CommandError(
+            "--device: got 'cuda', expected 'cpu': PyTorch finds no CUDA device "
+            "(`albert-act-fast info` tells more)"
+        )
+    return device.value if device else ("cuda" if has_cuda else "cpu")
+
+
+def _check_vocabulary(name: str | None, model, tokenizer) -> None:
+    entries = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > entries:
+        raise CommandError(
+            f"--model: got {name!r}, whose vocabulary has {entries} entries, expected at least the "
+            f"{len(tokenizer)} of the tokenizer (the stock one, if none is saved beside the model)"
+        )
 
 
 def batches(texts: Sequence[TokenizedText], size: int) -> Iterator[Sequence[TokenizedText]]:
@@ -198,6 +251,11 @@ def _load_model(name: str | None) -> tuple[AlbertActModel, bool]:
 
     if name is None:
         return random_model(), True
+    model, info = _from_pretrained(AlbertActModel, name)
+    return model, not any("pooler." in key for key in info["missing_keys"])
+
+
+def _from_pretrained(model_class: type, name: str) -> tuple[PreTrainedModel, dict]:
     if os.path.exists(name):
         if not os.path.isdir(name):
             raise CommandError(f"--model: got {name!r}, a file; expected a folder or a hub name")
@@ -209,7 +267,7 @@ def _load_model(name: str | None) -> tuple[AlbertActModel, bool]:
     elif not name or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise CommandError(f"--model: got {name!r}, which does not exist; expected a folder")
     try:
-        model, info = AlbertActModel.from_pretrained(name, output_loading_info=True)
+        return model_class.from_pretrained(name, output_loading_info=True)
     except Exception as error:
         # Of many kinds: OSError (no such repository, no network), ValueError (another
         # architecture), those of safetensors and pickle for a file that is damaged.
@@ -218,7 +276,6 @@ def _load_model(name: str | None) -> tuple[AlbertActModel, bool]:
             f"--model: got {name!r} ({what}), which cannot be loaded as an ALBERT-ACT model: "
             f"{one_line(error)}"
         ) from error
-    return model, not any("pooler." in key for key in info["missing_keys"])
 
 
 def _load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:

@@ -25,9 +25,6 @@ _ACTIVATIONS = {
     nn.SiLU: "silu",
     activations.SiLUActivation: "silu",
 }
-# Values of each weight that are compared to notice changes its version counter does not show
-# (those made through `.data`).
-_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -77,20 +74,15 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _fingerprint(tensors: list[Tensor]) -> tuple:
-    marks = []
-    for tensor in tensors:
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().view(torch.uint8)
-        version = -1 if tensor.is_inference() else tensor._version
-        marks.append((tensor.data_ptr(), version, tensor.shape, sample.numpy().tobytes()))
-    return tuple(marks)
+    """Changes whenever a weight does. Address and version counter would miss changes through
+    `.data`; reading all weights costs a small part of one iteration, which reads them all too."""
+    contiguous = [tensor.detach().contiguous() for tensor in tensors]
+    checksums = ops.implementation_of("checksum", "cpp")(contiguous).tolist()
+    return tuple((t.shape, t.dtype, c) for t, c in zip(tensors, checksums, strict=True))
 
 
 def pack_layer(layer: nn.Module, hidden: Tensor) -> PackedLayer | None:
-    """The layer's weights, packed; packed anew only when they have changed.
-
-    Changes are noticed by address, version counter and, for changes through `.data`, which leave
-    both as they are, by a sample of the values.
+    """The layer's weights, packed; packed anew when any of them has changed, in whatever way.
 
     Returns:
         None where the layer cannot run on packed weights: another dtype than float32 or bfloat16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import torch
@@ -240,7 +241,14 @@ class AlbertActModel(AlbertActPreTrainedModel):
         }
         if with_gradients:
             return engine.encode_with_gradients(*arguments, **rule)
-        return engine.encode(*arguments, **rule, implementation=implementation)
+        # Compiled operators take rows and weights of one dtype; autocast would mix them.
+        one_dtype = (
+            contextlib.nullcontext()
+            if implementation == "torch"
+            else torch.autocast(self.device.type, enabled=False)
+        )
+        with one_dtype:
+            return engine.encode(*arguments, **rule, implementation=implementation)
 
     @torch.compiler.disable
     def _check(self, arguments) -> ModelInputs:

@@ -251,6 +251,15 @@ ITERATE_SCHEMA = (
 )
 
 
+# int64 [tensors]: for each contiguous tensor a checksum of all its bytes, by which whoever keeps
+# weights in another form notices that they have changed.
+CHECKSUM_SCHEMA = "(Tensor[] tensors) -> Tensor"
+
+
+def _fake_checksum(tensors):
+    return tensors[0].new_empty(len(tensors), dtype=torch.int64)
+
+
 def _fake_iterate(hidden, offsets, *rest):
     state = hidden.new_empty(hidden.size(0), dtype=torch.float32)
     rows = offsets.new_empty(rest[-1])
@@ -258,8 +267,12 @@ def _fake_iterate(hidden, offsets, *rest):
 
 
 def _define_all() -> None:
-    _library.define(f"iterate.cpp{ITERATE_SCHEMA}")
-    torch.library.register_fake(f"{NAMESPACE}::iterate.cpp", _fake_iterate, lib=_library)
+    for overload, schema, fake in (
+        ("iterate.cpp", ITERATE_SCHEMA, _fake_iterate),
+        ("checksum.cpp", CHECKSUM_SCHEMA, _fake_checksum),
+    ):
+        _library.define(f"{overload}{schema}")
+        torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_library)
     for name, (schema, check) in OPERATORS.items():
         for implementation in IMPLEMENTATIONS:
             _library.define(f"{name}.{implementation}{schema}")

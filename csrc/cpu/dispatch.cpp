@@ -7,10 +7,11 @@
 
 namespace albert_act_fast::cpu {
 
-#define AAF_DECLARE(name)        \
-    namespace name {             \
-    template <class T>           \
-    const Kernels<T>& kernels(); \
+#define AAF_DECLARE(name)                                              \
+    namespace name {                                                   \
+    template <class T>                                                 \
+    const Kernels<T>& kernels();                                       \
+    uint64_t checksum(const void* data, int64_t first, int64_t words); \
     }
 AAF_DECLARE(portable)
 #if defined(__x86_64__)
@@ -70,6 +71,19 @@ template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();
 template const Kernels<BFloat16>& kernels<BFloat16>();
 template const Kernels<Half>& kernels<Half>();
+
+uint64_t checksum(const void* data, int64_t first, int64_t words) {
+    switch (chosen) {
+#if defined(__x86_64__)
+        case InstructionSet::avx512:
+            return avx512::checksum(data, first, words);
+        case InstructionSet::avx2:
+            return avx2::checksum(data, first, words);
+#endif
+        default:
+            return portable::checksum(data, first, words);
+    }
+}
 
 const char* instruction_set() {
     return kNames[int(chosen)];

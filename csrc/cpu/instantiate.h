@@ -13,6 +13,8 @@ namespace AAF_NAMESPACE {
 
 #include "halting_step.h"
 
+#include "checksum.h"
+
 template <class T>
 const Kernels<T>& kernels() {
     static constexpr Kernels<T> all = {&embed_tokens<T>, &add_layer_norm<T>, &ragged_attention<T>,
@@ -23,6 +25,10 @@ template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();
 template const Kernels<BFloat16>& kernels<BFloat16>();
 template const Kernels<Half>& kernels<Half>();
+
+uint64_t checksum(const void* data, int64_t first, int64_t words) {
+    return checksum_words(static_cast<const unsigned char*>(data), first, words);
+}
 
 }  // namespace AAF_NAMESPACE
 }  // namespace albert_act_fast::cpu

@@ -97,6 +97,10 @@ struct Kernels {
 template <class T>
 const Kernels<T>& kernels();
 
+// Of `words` 8-byte words of `data` from word `first` on; the checksum of a whole is the sum
+// (modulo 2^64) of those of its parts.
+uint64_t checksum(const void* data, int64_t first, int64_t words);
+
 // "avx512", "avx2" or "portable": what kernels() chose.
 const char* instruction_set();
 

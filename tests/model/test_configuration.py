@@ -61,6 +61,7 @@ def test_sizes_of_the_published_checkpoints(name, iterations):
         ("num_attention_heads", 0, "at least 1"),
         ("hidden_size", 18, "a multiple of num_attention_heads=4"),
         ("position_embedding_type", "rotary", "one of absolute, relative_key, relative_key_query"),
+        ("hidden_act", "swishy", r"one of .*gelu, .*relu"),
         ("num_hidden_groups", 2, "1: .*another model"),
         ("inner_group_num", 3, "1: .*another model"),
     ],

@@ -90,6 +90,11 @@ def test_a_threshold_out_of_range():
     assert "forward" not in vars(model)
 
 
+def test_an_unknown_activation():
+    with pytest.raises(ValueError, match="hidden_act: got 'swishy', expected one of"):
+        aaf.accelerate(published.model(hidden_act="swishy"))
+
+
 def test_no_configuration():
     model = published.model()
     del model.config

@@ -97,9 +97,10 @@ def test_everything_per_token_is_ignored_at_inference():
     assert kept == {"logits"}
 
 
-def test_training_in_bfloat16(tmp_path):
+@pytest.mark.parametrize("full", [False, True], ids=["autocast", "cast"])
+def test_training_in_bfloat16(full, tmp_path):
     model = builders.model(aaf.AlbertActForSequenceClassification)
-    trainer = make_trainer(model, tmp_path, bf16=True, bf16_full_eval=True)
+    trainer = make_trainer(model, tmp_path, bf16=True, bf16_full_eval=full)
     assert np.isfinite(trainer.train().training_loss)
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 

@@ -169,10 +169,12 @@ def test_dropout_stays_active_in_training_mode_without_gradients():
     assert not torch.equal(model(**inputs).last_hidden_state, model(**inputs).last_hidden_state)
 
 
+@trainable
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cls", MODELS)
-def test_automatic_mixed_precision(cls, dtype):
-    model, inputs = builders.model(cls), builders.batch(cls, labels=True)
+def test_automatic_mixed_precision(cls, dtype, implementation):
+    model = builders.model(cls, implementation=implementation)
+    inputs = builders.batch(cls, labels=True)
     with torch.autocast("cpu", dtype=dtype):
         loss = loss_of(model.train(), inputs)
         with torch.no_grad():

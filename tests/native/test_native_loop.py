@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.models import mask_of, random_batch, random_lengths, random_model
 
-from albert_act_fast import native
+from albert_act_fast import native, ops
 from albert_act_fast.engine import packed_weights
 
 pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
@@ -76,6 +76,10 @@ def _through_data(linear):
     linear.weight.data.mul_(1.5)
 
 
+def _one_value_through_data(linear):
+    linear.weight.data[3, 5] += 3
+
+
 def _new_parameter(linear):
     linear.weight = torch.nn.Parameter(linear.weight.detach() * 1.5)
 
@@ -96,7 +100,16 @@ def _optimizer(linear):
 
 
 @pytest.mark.parametrize(
-    "change", [_in_place, _through_data, _new_parameter, _bias, _state_dict, _optimizer]
+    "change",
+    [
+        _in_place,
+        _through_data,
+        _one_value_through_data,
+        _new_parameter,
+        _bias,
+        _state_dict,
+        _optimizer,
+    ],
 )
 @pytest.mark.parametrize("name", ["attention.key", "attention.value", "ffn", "ffn_output"])
 def test_changed_weights_are_packed_anew(model, name, change, monkeypatch):
@@ -107,6 +120,30 @@ def test_changed_weights_are_packed_anew(model, name, change, monkeypatch):
     assert_follows_the_reference(model, batch)
     assert not torch.equal(run(model, batch).last_hidden_state, before)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("count", [1, 3, 8, 63, 4097])
+def test_the_checksum_sees_every_single_change(dtype, count):
+    checksum = ops.implementation_of("checksum", "cpp")
+    values = torch.randint(-100, 100, (count,), generator=torch.Generator().manual_seed(count))
+    values = values.to(dtype)
+    seen = {checksum([values]).item()}
+    for place in {0, count // 3, count // 2, count - 1}:
+        changed = values.clone()
+        changed[place] += 1
+        seen.add(checksum([changed]).item())
+    if count > 1 and values[0] != values[-1]:
+        swapped = values.clone()
+        swapped[0], swapped[-1] = values[-1], values[0]
+        seen.add(checksum([swapped]).item())
+    expected = (
+        1
+        + len({0, count // 3, count // 2, count - 1})
+        + (count > 1 and bool(values[0] != values[-1]))
+    )
+    assert len(seen) == expected
+    assert checksum([values, values]).tolist() == [checksum([values]).item()] * 2
 
 
 def test_hooks_on_the_layers_modules_are_called(model):
@@ -165,7 +202,7 @@ import sys
 import torch
 sys.path.insert(0, "tests")
 from support.models import mask_of, random_batch, random_lengths, random_model
-from albert_act_fast import native
+from albert_act_fast import native, ops
 assert native.instruction_set() == sys.argv[1], native.instruction_set()
 for positions in ("absolute", "relative_key_query"):
     for size in ("odd", "even", "one column a head"):

@@ -11,12 +11,13 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture
-def load_example(monkeypatch):
+@pytest.fixture(scope="module")
+def load_example():
     """Imports a script of examples/, which finds its neighbours as if it were run."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
     before = set(sys.modules)
-    yield importlib.import_module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        yield importlib.import_module
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(EXAMPLES)):

@@ -19,16 +19,9 @@ FIXTURES = ROOT / "tests" / "fixtures"
 PRETRAIN = (
     "--steps 6 --warmup 2 --batch-tokens 128 --max-length 24 --held-out 0.2 --hidden-size 16 "
     "--intermediate-size 32 --heads 2 --embedding-size 8 --iterations 4 --log-every 2 "
-    "--evaluate-every 0 --precision fp32 --threads 1"
+    "--evaluate-every 0 --precision fp32"
 ).split()
-FINETUNE = "--steps 6 --batch-size 4 --log-every 2 --precision fp32 --threads 1".split()
-
-
-def run(script: str, *arguments) -> str:
-    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+FINETUNE = "--steps 6 --batch-size 4 --log-every 2 --precision fp32".split()
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -45,20 +38,37 @@ def assert_same_weights(one, other):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory) -> Path:
+def pretrain(load_example):
+    def run(output: Path, *more) -> None:
+        data = ("--text", FIXTURES / "text", "--output", output)
+        load_example("pretrain").main([*map(str, data), *PRETRAIN, *more])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pretrained(pretrain, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("pretrained")
-    run("pretrain.py", "--text", FIXTURES / "text", "--output", output, *PRETRAIN)
+    pretrain(output)
     return output
 
 
-def finetune(model: Path, output: Path, task: str, *more) -> None:
-    data = ("--data", FIXTURES / "glue", "--model", model, "--output", output)
-    run("finetune_glue.py", "--task", task, *data, *FINETUNE, *more)
+@pytest.fixture
+def finetune(load_example, pretrained):
+    def run(output: Path, task: str, *more) -> None:
+        data = ("--data", FIXTURES / "glue", "--model", pretrained, "--output", output)
+        arguments = [*map(str, data), "--task", task, *FINETUNE, *more]
+        load_example("finetune_glue").main(arguments)
+
+    return run
 
 
-@pytest.mark.parametrize("script", ["pretrain.py", "finetune_glue.py"])
-def test_help(script):
-    text = run(script, "--help")
+@pytest.mark.parametrize("script", ["pretrain", "finetune_glue"])
+def test_help(load_example, script, capsys):
+    with pytest.raises(SystemExit) as exit:
+        load_example(script).main(["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
     assert "--tau" in text
     assert "resume" in text
 
@@ -77,19 +87,18 @@ def test_pretraining_writes_model_and_log(pretrained):
     assert saved("A boat.")["input_ids"] == load_tokenizer()("A boat.")["input_ids"]
 
 
-def test_pretraining_resumes_exactly(pretrained, tmp_path):
-    arguments = ("--text", FIXTURES / "text", "--output", tmp_path, *PRETRAIN)
-    run("pretrain.py", *arguments, "--stop-after", "3")
+def test_pretraining_resumes_exactly(pretrain, pretrained, tmp_path):
+    pretrain(tmp_path, "--stop-after", "3")
     assert not (tmp_path / "config.json").exists()
-    run("pretrain.py", *arguments)
+    pretrain(tmp_path)
     one, other = map(AlbertActForPreTraining.from_pretrained, (pretrained, tmp_path))
     assert_same_weights(one, other)
     assert without_times(log_of(tmp_path))[-1] == without_times(log_of(pretrained))[-1]
 
 
 @pytest.mark.parametrize("task", ["sst-2", "cola", "sts-b"])
-def test_finetuning_gives_a_model_that_evaluate_takes(pretrained, tmp_path, task):
-    finetune(pretrained, tmp_path, task, "--save-dtype", "float16")
+def test_finetuning_gives_a_model_that_evaluate_takes(finetune, tmp_path, task):
+    finetune(tmp_path, task, "--save-dtype", "float16")
     model = AlbertActForSequenceClassification.from_pretrained(tmp_path)
     assert model.dtype == torch.float32  # stored as float16
     if task == "sst-2":
@@ -98,16 +107,16 @@ def test_finetuning_gives_a_model_that_evaluate_takes(pretrained, tmp_path, task
     assert set(result.metrics) <= set(log_of(tmp_path)[-1]["held_out"])
 
 
-def test_finetuning_resumes_exactly(pretrained, tmp_path):
+def test_finetuning_resumes_exactly(finetune, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finetune(pretrained, whole, "sst-2")
-    finetune(pretrained, stopped, "sst-2", "--stop-after", "4")
-    finetune(pretrained, stopped, "sst-2")
+    finetune(whole, "sst-2")
+    finetune(stopped, "sst-2", "--stop-after", "4")
+    finetune(stopped, "sst-2")
     one, other = map(AlbertActForSequenceClassification.from_pretrained, (whole, stopped))
     assert_same_weights(one, other)
 
 
-def test_text_that_is_missing_is_named(tmp_path):
+def test_text_that_is_missing_is_named_by_the_script_itself(tmp_path):
     command = [sys.executable, "examples/pretrain.py", "--text", tmp_path, "--output", tmp_path]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode != 0

@@ -1,0 +1,208 @@
+"""`eval`: a fine-tuned model on GLUE, the reference and the engine side by side."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
+from albert_act_fast.cli.options import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ImplementationOption,
+)
+from albert_act_fast.cli.output import print_json
+
+if TYPE_CHECKING:
+    from albert_act_fast.glue import Comparison, Task
+
+ALL = "all"
+_NAMES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
+
+
+def evaluate(
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="cola, sst-2, ..., or all of the ten.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="DIR|hub", help="GLUE's folder, or `hub` to download it."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="DIR|NAME",
+            help="A model fine-tuned on the task; {task} in it stands for the task's name.",
+        ),
+    ],
+    implementation: ImplementationOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
+    max_length: Annotated[
+        int, typer.Option("--max-length", min=3, help="Longer inputs are cut, as GLUE's practice.")
+    ] = 128,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first rows.")
+    ] = None,
+    skip_malformed: Annotated[
+        bool, typer.Option("--skip-malformed", help="Leave malformed rows out; else an error.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Metric, mean depth, rows computed and time, for the reference and for the engine.
+
+    Fails if their predictions differ (in float32; in half precision the share of tokens that halt
+    elsewhere is reported). With `--task all` what cannot be run is listed with its reason.
+    """
+    from albert_act_fast.glue import TASKS, get_task
+
+    try:
+        tasks = list(TASKS.values()) if task == ALL else [get_task(task)]
+    except ValueError as error:
+        raise CommandError(f"--{one_line(error)}") from None
+    settings = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "limit": limit,
+        "skip_malformed": skip_malformed,
+    }
+    rows, missing = [], {}
+    for one in tasks:
+        name = model.replace("{task}", one.name)
+        try:
+            rows.append((one, _compare(one, data, name, implementation, device, dtype, settings)))
+        except CommandError as error:
+            if task != ALL or error.status == FAILURE:
+                raise
+            missing[one.name] = str(error)
+    if as_json:
+        print_json({"rows": [_document(one, result) for one, result in rows], "not_run": missing})
+    else:
+        _print(rows, missing)
+
+
+def _compare(
+    task: Task, data: str, name: str, implementation, device: Device | None, dtype: Dtype, settings
+) -> Comparison:
+    from albert_act_fast import AlbertActForSequenceClassification
+    from albert_act_fast.cli.running import load_for_task
+    from albert_act_fast.glue import PredictionsDiffer, compare
+
+    network, tokenizer = load_for_task(
+        AlbertActForSequenceClassification, name, implementation, device, dtype
+    )
+    try:
+        with _progress(task.name) as on_batch:
+            return compare(
+                network,
+                tokenizer,
+                task,
+                data,
+                implementation or "auto",
+                on_batch=on_batch,
+                **settings,
+            )
+    except PredictionsDiffer as error:
+        raise CommandError(one_line(error), FAILURE) from None
+    except (ValueError, ImportError) as error:
+        raise CommandError(one_line(error)) from None
+
+
+@contextmanager
+def _progress(title: str):
+    with Progress(
+        console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
+    ) as progress:
+        bar = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def _document(task: Task, result: Comparison) -> dict:
+    def run(one):
+        return {
+            "implementation": one.implementation,
+            "metrics": one.metrics,
+            "mean_depth": one.mean_depth,
+            "rows_computed": one.rows_computed,
+            "seconds": one.seconds,
+        }
+
+    return {
+        "task": task.name,
+        "examples": result.reference.examples,
+        "tokens": result.reference.tokens,
+        "depth_limit": result.reference.depth_limit,
+        "dtype": result.reference.dtype,
+        "reference": run(result.reference),
+        "engine": run(result.engine),
+        "speed_up": result.speedup,
+        "differing_predictions": result.differing_predictions,
+        "differing_depths": result.differing_depths,
+        "largest_logit_difference": result.largest_difference,
+        "published_albert_act_base": task.published,
+    }
+
+
+def _print(rows, missing: dict[str, str]) -> None:
+    table = Table()
+    for column, justify in (
+        ("task", "left"),
+        ("metric", "left"),
+        ("base, published", "right"),
+        ("reference", "right"),
+        ("engine", "right"),
+        ("mean depth", "right"),
+        ("rows", "right"),
+        ("seconds", "right"),
+        ("differing", "left"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=True)
+    for task, result in rows:
+        reference, engine = result.reference, result.engine
+        for i, metric in enumerate(task.metrics):
+            shared = [""] * 4
+            if i == 0:
+                shared = [
+                    f"{engine.mean_depth:.2f} of {engine.depth_limit}",
+                    f"{reference.rows_computed} / {engine.rows_computed} "
+                    f"= {reference.rows_computed / engine.rows_computed:.2f}x",
+                    f"{reference.seconds:.2f} / {engine.seconds:.2f} = {result.speedup:.2f}x",
+                    f"{len(result.differing_predictions)} of {reference.examples} predictions, "
+                    f"{result.differing_depths:.2%} of depths",
+                ]
+            table.add_row(
+                task.name if i == 0 else "",
+                _NAMES[metric],
+                f"{task.published[metric]:.1f}",
+                f"{reference.metrics[metric]:.1f}",
+                f"{engine.metrics[metric]:.1f}",
+                *shared,
+            )
+    # A file or a pipe gets whole rows, however wide.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    if rows:
+        console.print(table)
+        engine = rows[0][1].engine
+        console.print(
+            f"engine: {engine.implementation}, {engine.dtype}; rows and seconds: reference / "
+            "engine; seconds are the model's alone",
+            highlight=False,
+        )
+    for name, reason in missing.items():
+        console.print(f"not run: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,117 @@
+"""`eval`: reference and engine side by side on GLUE's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import random_model
+
+from albert_act_fast import AlbertActForSequenceClassification
+from albert_act_fast.glue import evaluate as evaluate_task
+from albert_act_fast.ops import torch_ops
+from albert_act_fast.tokenizer import load_tokenizer
+
+GLUE = Path(__file__).parents[1] / "fixtures" / "glue"
+
+
+def classifier(folder: Path, **overrides) -> Path:
+    model = random_model(
+        4, model_class=AlbertActForSequenceClassification, vocab_size=30000, **overrides
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sentiment(tmp_path_factory) -> Path:
+    return classifier(tmp_path_factory.mktemp("sst-2"))
+
+
+def arguments(task: str, model: Path | str, *more: object) -> tuple:
+    return ("eval", "--task", task, "--data", GLUE, "--model", model, *more)
+
+
+def test_the_document_holds_what_the_library_computes(command, sentiment):
+    document = json.loads(command(*arguments("sst-2", sentiment, "--json")).stdout)
+    (row,) = document["rows"]
+    model = AlbertActForSequenceClassification.from_pretrained(sentiment)
+    for name in ("reference", "engine"):
+        expected = evaluate_task(
+            model, load_tokenizer(), "sst-2", GLUE, row[name]["implementation"]
+        )
+        assert row[name]["metrics"] == pytest.approx(expected.metrics)
+        assert row[name]["rows_computed"] == expected.rows_computed
+        assert row[name]["mean_depth"] == pytest.approx(expected.mean_depth)
+    assert row["reference"]["implementation"] == "reference"
+    assert row["engine"]["implementation"] != "reference"
+    assert row["engine"]["rows_computed"] < row["reference"]["rows_computed"]
+    assert row["differing_predictions"] == []
+    assert row["published_albert_act_base"] == {"accuracy": 87.8}
+    assert document["not_run"] == {}
+
+
+def test_the_table_shows_both_sides(command, sentiment):
+    result = command(*arguments("SST2", sentiment, "--implementation", "torch"))
+    assert result.exit_code == 0
+    for piece in ("sst-2", "accuracy", "87.8", "engine: torch, float32", "of 12", "predictions"):
+        assert piece in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 200
+
+
+def test_all_tasks_in_one_command(command, sentiment, tmp_path):
+    classifier(tmp_path / "sts-b", num_labels=1)
+    classifier(tmp_path / "mnli-m", num_labels=3)
+    (tmp_path / "sst-2").symlink_to(sentiment)
+    result = command(*arguments("all", tmp_path / "{task}", "--json"))
+    document = json.loads(result.stdout)
+    assert [row["task"] for row in document["rows"]] == ["sst-2", "sts-b", "mnli-m"]
+    assert document["not_run"].keys() == {
+        "cola", "mrpc", "qqp", "mnli-mm", "qnli", "rte", "wnli"
+    }  # fmt: skip
+    assert "does not exist" in document["not_run"]["cola"]
+
+
+def test_in_half_precision_differences_are_reported(command, sentiment):
+    document = json.loads(
+        command(*arguments("sst-2", sentiment, "--dtype", "bfloat16", "--json")).stdout
+    )
+    assert document["rows"][0]["dtype"] == "bfloat16"
+    assert 0 <= document["rows"][0]["differing_depths"] <= 1
+
+
+def test_differing_predictions_fail_loudly(error, sentiment, monkeypatch):
+    """An engine that is wrong: its rows come back in another order."""
+    scatter = torch_ops.scatter_rows
+
+    def wrong(rows, row_index, out):
+        scatter(-rows, row_index, out)
+
+    library = torch.library.Library("albert_act_fast", "IMPL")
+    library.impl("scatter_rows.torch", wrong, "CPU")
+    try:
+        message = error(*arguments("sst-2", sentiment, "--implementation", "torch"), status=1)
+    finally:
+        library._destroy()
+    assert "predict" in message
+    assert "differently" in message
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("glue", "got 'glue', expected one of cola, sst-2"),
+        ("rte", "no file"),
+        ("mnli-m", "the model has 2, expected 3"),
+    ],
+)
+def test_task_errors(error, sentiment, task, message):
+    assert message in error(*arguments(task, sentiment))
+
+
+def test_model_errors(error, checkpoint, tmp_path):
+    assert "classifier.bias" in error(*arguments("sst-2", checkpoint))
+    assert "does not exist" in error(*arguments("sst-2", tmp_path / "none"))
+    assert "reference" in error(*arguments("sst-2", checkpoint, "--implementation", "fast"))

@@ -1,0 +1,49 @@
+"""`info`: the report as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import torch
+import transformers
+
+from albert_act_fast import __version__, implementations
+
+
+def test_json_report(command):
+    result = command("info", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    versions = report["versions"]
+    assert versions["albert_act_fast"] == __version__
+    assert versions["torch"] == torch.__version__
+    assert versions["transformers"] == transformers.__version__
+    assert versions["python"] == platform.python_version()
+    assert "triton" in versions
+    assert report["cpu"]["threads"] == torch.get_num_threads()
+    assert report["cpu"]["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert len(report["cuda"]["devices"]) == torch.cuda.device_count()
+    assert report["implementations"]["cpu"] == implementations.availability("cpu")
+    assert report["auto"]["cpu"] == implementations.choose(device="cpu").name
+    assert set(report["built"]) == {"native libraries", "Triton kernels"}
+
+
+def test_reasons_are_shown(command, monkeypatch):
+    reasons = {"reference": None, "torch": None, "cpp": "it was not built"}
+    monkeypatch.setattr(implementations, "availability", lambda device="cpu": dict(reasons))
+    lines = [line.split() for line in command("info").stdout.splitlines()]
+    assert ["cpp", "no:", "it", "was", "not", "built"] in lines
+    assert ["torch", "available"] in lines
+
+
+def test_package_that_is_not_installed(command, monkeypatch):
+    monkeypatch.setattr("albert_act_fast.cli.info._PACKAGES", ("torch", "no-such-package"))
+    assert json.loads(command("info", "--json").stdout)["versions"]["no-such-package"] is None
+    assert "not installed" in command("info").stdout
+
+
+def test_help_lists_the_commands_and_their_options(command):
+    listed = command("--help").stdout
+    assert all(name in listed for name in ("depth", "encode", "info"))
+    assert "--pooling" in command("encode", "--help").stdout

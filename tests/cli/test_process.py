@@ -1,0 +1,89 @@
+"""The command as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from albert_act_fast import __version__
+
+
+def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "albert_act_fast", *map(str, args)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **kwargs.pop("env", {})}
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", timeout=120, env=env, **kwargs
+    )
+
+
+def test_depth_from_another_folder(checkpoint, tmp_path):
+    result = run("depth", "--json", "--model", checkpoint, input="so\nquiet .\n", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [t["text"] for t in json.loads(result.stdout)["texts"]] == ["so", "quiet ."]
+
+
+def test_error_is_one_line_and_no_traceback(tmp_path):
+    result = run("depth", "--file", "no.txt", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_hub_name_without_network(tmp_path):
+    result = run("depth", "so", "--model", "asi/albert-act-none", env={"HF_HOME": str(tmp_path)})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert "--model: got 'asi/albert-act-none' (no folder here, so a hub name)" in result.stderr
+
+
+def test_help():
+    result = run("depth", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Usage: albert-act-fast depth" in result.stdout
+
+
+def test_version():
+    assert run("--version").stdout == f"albert-act-fast {__version__}\n"
+
+
+def test_output_in_an_encoding_without_blocks(checkpoint):
+    result = run("depth", "so", "--model", checkpoint, env={"PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "#" in result.stdout
+    assert r"\u2581so" in result.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_terminated_encode_leaves_nothing(checkpoint, tmp_path):
+    (tmp_path / "texts.txt").write_text("so\n")
+    code = (
+        "import os, signal, sys\n"
+        "from albert_act_fast.cli import app, running\n"
+        "running.Runner.run = lambda *args: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.argv[1:] = ['encode', 'texts.txt', '-o', 'x.npy', '--model', {str(checkpoint)!r}]\n"
+        "app.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=120)
+    assert result.returncode == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == ["texts.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_reader_that_goes_away(checkpoint):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "albert_act_fast", "depth", "so", "--model", str(checkpoint)]
+    with os.fdopen(writer, "w") as stdout:
+        for form in ([], ["--json"]):
+            result = subprocess.run(
+                [*command, *form],
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                timeout=120,
+            )
+            assert (result.returncode, result.stderr) == (1, "")
