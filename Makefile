@@ -9,6 +9,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test lint format bench venv clean distclean
@@ -20,7 +21,7 @@ help: ## this list
 venv: $(STAMP) ## set up .venv: pinned requirements and this package, editable
 
 # Made again when one of these changes; otherwise a later run starts at once.
-$(STAMP): requirements/dev.txt requirements/triton.txt pyproject.toml setup.py
+$(STAMP): requirements/dev.txt requirements/triton.txt pyproject.toml setup.py $(CPP_BUILD)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "The pinned requirements need Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
 	    echo "Choose another one with: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 1; }
@@ -30,7 +31,7 @@ $(STAMP): requirements/dev.txt requirements/triton.txt pyproject.toml setup.py
 	@echo "[venv] 2/3 the other pinned requirements"
 	@$(BIN)/pip install -r requirements/dev.txt
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install -r requirements/triton.txt
-	@echo "[venv] 3/3 this package, editable"
+	@echo "[venv] 3/3 this package, editable, with its C++ operators where there is a compiler"
 	@$(BIN)/pip install --no-build-isolation --no-deps -e .
 	@touch $@
 
@@ -42,7 +43,7 @@ demo: $(STAMP) ## how many iterations each token of some real sentences takes
 
 # One process with all cores leaves them idle on small models; several with one thread each do not.
 test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ The C++ operators are built where a C++ compiler and PyTorch are found, and left
 where not. Whether there is a GPU plays no part. ALBERT_ACT_FAST_SKIP_CPP=1 leaves them out.
 """
 
+import glob
 import os
 import platform
 import shutil
@@ -57,6 +58,7 @@ def native_extensions():
             "csrc/cpu/dispatch.cpp",
             *(f"csrc/cpu/{name}.cpp" for name in instruction_sets),
         ],
+        depends=glob.glob("csrc/**/*.h", recursive=True),
         include_dirs=include_paths(),
         library_dirs=library_paths(),
         libraries=["c10", "torch_cpu", "torch"],

@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
             "depth_deviation": round(depths.std().item(), 3),
         }
 
-    complete = train(
+    train(
         model,
         make_optimizer(model, args.weight_decay),
         args.output,
@@ -145,8 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         stop_after=args.stop_after,
         description=f"fine-tuning on {task.name}",
     )
-    if complete:
-        save_model(model, tokenizer, args.output, args.save_dtype)
+    save_model(model, tokenizer, args.output, args.save_dtype)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -178,7 +177,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--log-every", type=int, default=100, help="steps between log entries (default 100)")
     add("--evaluate-every", type=int, default=1000, help="steps between evaluations (1000)")
     add("--checkpoint-every", type=int, default=500, help="steps between checkpoints (500)")
-    add("--stop-after", type=int, help="stop at this step with a checkpoint, to resume later")
+    add("--stop-after", type=int, help="stop at this step, early; resumable")
     return parser.parse_args(argv)
 
 

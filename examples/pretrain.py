@@ -227,25 +227,31 @@ def evaluate(model, batches: Batches, tokenizer, args) -> dict[str, float]:
 
 def make_model(args, vocab_size: int) -> AlbertActForPreTraining:
     torch.manual_seed(args.seed)
-    model = AlbertActForPreTraining(
-        AlbertActConfig(
-            vocab_size=vocab_size,
-            embedding_size=args.embedding_size,
-            hidden_size=args.hidden_size,
-            num_attention_heads=args.heads,
-            intermediate_size=args.intermediate_size,
-            num_hidden_layers=args.iterations,
-            hidden_act=args.hidden_act,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            act_tau=args.tau,
+    if args.model:
+        model = AlbertActForPreTraining.from_pretrained(
+            args.model, act_tau=args.tau, dtype=torch.float32
         )
-    )
+    else:
+        model = AlbertActForPreTraining(
+            AlbertActConfig(
+                vocab_size=vocab_size,
+                embedding_size=args.embedding_size,
+                hidden_size=args.hidden_size,
+                num_attention_heads=args.heads,
+                intermediate_size=args.intermediate_size,
+                num_hidden_layers=args.iterations,
+                hidden_act=args.hidden_act,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                act_tau=args.tau,
+            )
+        )
+    halting = model.albert.encoder.albert_layer.act.dense
     with torch.no_grad():
-        halting = model.albert.encoder.albert_layer.act.dense
-        halting.bias.fill_(args.halting_bias)
-        if args.halting_from:  # until then the same probability for every token
-            halting.weight.zero_()
+        if args.halting_bias is not None:
+            halting.bias.fill_(args.halting_bias)
+        if args.halting_spread is not None:
+            halting.weight.normal_(std=args.halting_spread)
     return model
 
 
@@ -283,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
             **depths.means(),
         }
 
-    complete = train(
+    train(
         model,
         make_optimizer(model, args.weight_decay),
         args.output,
@@ -299,8 +305,7 @@ def main(argv: list[str] | None = None) -> None:
         stop_after=args.stop_after,
         description="pre-training",
     )
-    if complete:
-        save_model(model, tokenizer, args.output, args.save_dtype)
+    save_model(model, tokenizer, args.output, args.save_dtype)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -321,7 +326,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--weight-decay", type=float, default=0.01, help="default 0.01")
     add("--tau", type=float, default=5e-4, help="weight of the ponder cost (default 5e-4)")
     add("--tau-warmup", type=int, default=0, help="steps over which tau grows (default 0)")
-    add("--halting-bias", type=float, default=-2.0, help="initial halting bias (default -2)")
+    add("--model", help="go on from this model (then sizes are its own) instead of from scratch")
+    add("--halting-bias", type=float, help="bias the halting unit starts from, such as -1.5")
+    add(
+        "--halting-spread", type=float, help="deviation of the weights the halting unit starts from"
+    )
     add("--halting-from", type=int, default=0, help="step from which halting is learnt (default 0)")
     add("--halting-lr-factor", type=float, default=1.0, help="of the halting unit (default 1)")
     add("--iterations", type=int, default=12, help="most iterations a token (default 12)")
@@ -338,7 +347,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--log-every", type=int, default=50, help="steps between log entries (default 50)")
     add("--evaluate-every", type=int, default=500, help="steps between evaluations (default 500)")
     add("--checkpoint-every", type=int, default=200, help="default 200 steps")
-    add("--stop-after", type=int, help="stop at this step with a checkpoint, to resume later")
+    add("--stop-after", type=int, help="stop at this step, early; resumable")
     return parser.parse_args(argv)
 
 

@@ -122,16 +122,13 @@ def train(
     checkpoint_every: int = 200,
     stop_after: int | None = None,
     description: str = "training",
-) -> bool:
+) -> None:
     """Trains up to `schedule.steps`, resuming from the checkpoint in `output` if there is one.
 
     Args:
         loss_at: the loss of a step's batch and figures for the log (means are logged).
         evaluate: figures on held-out data; called every `evaluate_every` steps and at the end.
-        stop_after: leave at this step, with a checkpoint (as if interrupted); for tests.
-
-    Returns:
-        Whether the training is complete.
+        stop_after: leave at this step, with a checkpoint.
     """
     output.mkdir(parents=True, exist_ok=True)
     steps = schedule.steps
@@ -167,7 +164,6 @@ def train(
                 started = time.perf_counter()
             if step == end or step % checkpoint_every == 0:
                 _save(model, optimizer, output, step)
-    return step == steps
 
 
 def compile_layer(model: nn.Module) -> None:

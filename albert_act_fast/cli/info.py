@@ -41,7 +41,8 @@ def info(
         out,
         "devices",
         {
-            "cpu": f"{cpu['machine']}, {cpu['capability']}, {cpu['threads']} threads",
+            "cpu": f"{cpu['machine']}, threads {cpu['threads']}, {cpu['capability']} in PyTorch, "
+            f"{cpu['kernels'] or 'nothing'} in our C++ operators",
             **{f"cuda:{i}": _gpu_line(gpu) for i, gpu in enumerate(cuda["devices"])},
             **({} if cuda["devices"] else {"cuda": f"none: {cuda['reason']}"}),
         },
@@ -65,7 +66,7 @@ def collect() -> dict:
     """The report as plain values; its keys are what `--json` prints."""
     import torch
 
-    from albert_act_fast import implementations
+    from albert_act_fast import implementations, native
 
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return {
@@ -73,6 +74,7 @@ def collect() -> dict:
         "cpu": {
             "machine": platform.machine(),
             "capability": torch.backends.cpu.get_cpu_capability(),
+            "kernels": native.instruction_set(),
             "threads": torch.get_num_threads(),
         },
         "cuda": _cuda(torch),

@@ -8,7 +8,7 @@ import platform
 import torch
 import transformers
 
-from albert_act_fast import __version__, implementations
+from albert_act_fast import __version__, implementations, native
 
 
 def test_json_report(command):
@@ -23,6 +23,7 @@ def test_json_report(command):
     assert "triton" in versions
     assert report["cpu"]["threads"] == torch.get_num_threads()
     assert report["cpu"]["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert report["cpu"]["kernels"] == native.instruction_set()
     assert len(report["cuda"]["devices"]) == torch.cuda.device_count()
     assert report["implementations"]["cpu"] == implementations.availability("cpu")
     assert report["auto"]["cpu"] == implementations.choose(device="cpu").name
@@ -41,6 +42,10 @@ def test_package_that_is_not_installed(command, monkeypatch):
     monkeypatch.setattr("albert_act_fast.cli.info._PACKAGES", ("torch", "no-such-package"))
     assert json.loads(command("info", "--json").stdout)["versions"]["no-such-package"] is None
     assert "not installed" in command("info").stdout
+
+
+def test_version(command):
+    assert command("--version").stdout == f"albert-act-fast {__version__}\n"
 
 
 def test_help_lists_the_commands_and_their_options(command):

@@ -19,9 +19,12 @@ from pathlib import Path
 
 import pytest
 
+# One worker: the fixtures build and install, which is not to be done once for each worker.
+pytestmark = pytest.mark.xdist_group("packaging")
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ["albert_act_fast", "kernels", "csrc", "setup.py", "pyproject.toml"]
-SOURCES += ["README.md", "LICENSE", "NOTICE"]
+SOURCES += ["README.md", "LICENSE", "NOTICE", "MANIFEST.in"]
 SPIECE_SHA256 = "fefb02b667a6c5c2fe27602d28e5fb3428f66ab89c7d6f388e7c8d44a02d0336"
 
 
@@ -32,8 +35,9 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> s
     return done.stdout
 
 
-def pip(*arguments: str | Path, cwd: Path) -> None:
-    run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=cwd)
+def pip(*arguments: str | Path, cwd: Path, **variables: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    run(*command, cwd=cwd, env=os.environ | variables)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,8 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         what = [request.getfixturevalue("wheel")]
     else:
         what = ["--no-build-isolation", "-e", request.getfixturevalue("source")]
-    pip("install", "--no-deps", "--target", target, *what, cwd=target)
+    # The wheel has been compiled already; what an editable install adds is where things are found.
+    pip("install", "--no-deps", "--target", target, *what, cwd=target, ALBERT_ACT_FAST_SKIP_CPP="1")
     return target
 
 
@@ -112,6 +117,44 @@ def test_wheel_holds_the_tokenizer_and_the_type_marker(wheel: Path) -> None:
         spiece = archive.read("albert_act_fast/data/tokenizer/spiece.model")
         assert "albert_act_fast/py.typed" in archive.namelist()
     assert hashlib.sha256(spiece).hexdigest() == SPIECE_SHA256
+
+
+def test_wheel_holds_the_cpp_operators_where_there_is_a_compiler(wheel: Path) -> None:
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("no C++ compiler on the PATH")
+    with zipfile.ZipFile(wheel) as archive:
+        assert "albert_act_fast/_cpp_ops.so" in archive.namelist()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("CXX", "no-such-compiler", "no C++ compiler: no-such-compiler is not on the PATH"),
+        ("ALBERT_ACT_FAST_SKIP_CPP", "1", "ALBERT_ACT_FAST_SKIP_CPP is set"),
+    ],
+)
+def test_the_install_works_without_the_cpp_operators(
+    source: Path, tmp_path: Path, variable: str, value: str, reason: str
+) -> None:
+    copy = tmp_path / "source"
+    shutil.copytree(source, copy, symlinks=True, ignore=shutil.ignore_patterns("*.so", "build"))
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-v"]
+    done = subprocess.run(
+        [*command, "--target", tmp_path / "site", copy],
+        env=os.environ | {variable: value},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert reason in done.stdout + done.stderr
+    assert not list((tmp_path / "site").rglob("*.so"))
+    code = (
+        "from albert_act_fast.implementations import availability, choose\n"
+        "print(choose().name, '|', availability()['cpp'])\n"
+    )
+    name, _, why = run_installed(tmp_path / "site", code, tmp_path).partition("|")
+    assert name.strip() == "torch"
+    assert "the C++ operators were not built" in why
 
 
 def test_wheel_metadata(wheel: Path) -> None:

@@ -58,7 +58,7 @@ def test_error_of_the_dtype(size, position, dtype, device, implementation, recor
 
 @every_engine
 def test_halting_is_float32_in_every_dtype(device, implementation):
-    """20 steps of p = 1/32 + 2^-12 in bfloat16 would stick; in float32 they add up."""
+    """20 times p = 1/32 + 2^-12 drifts in bfloat16; in float32 it adds up."""
     model = random_model(0, num_hidden_layers=24, dtype=torch.bfloat16).to(device)
     p = 1 / 32 + 2**-12
     with torch.no_grad():
