@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.albert.modeling_albert import AlbertEmbeddings, AlbertMLMHead
-from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple
+from transformers.utils import ModelOutput, logging
 
 from albert_act_fast import engine, implementations
 from albert_act_fast.configuration import AlbertActConfig
@@ -85,6 +84,13 @@ class AlbertActPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
 
+    def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        """The output itself, or a plain tuple where the call or the configuration wants one."""
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return output if return_dict else output.to_tuple()
+
+
 class AlbertActModel(AlbertActPreTrainedModel):
     """The bare ALBERT-ACT encoder, a drop-in for the published `act.AlbertActModel`.
 
@@ -112,7 +118,6 @@ class AlbertActModel(AlbertActPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -176,7 +181,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
         pooled = None
         if self.pooler is not None:
             pooled = self.pooler_activation(self.pooler(hidden[:, 0]))
-        return AlbertActModelOutput(
+        output = AlbertActModelOutput(
             last_hidden_state=hidden,
             pooler_output=pooled,
             hidden_states=result.hidden_states,
@@ -186,6 +191,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
             remainders=result.remainders,
             ponder_cost=result.n_updates + result.remainders,
         )
+        return self._as_asked(output, return_dict)
 
     def _needs_gradients(self, inputs_embeds: Tensor | None) -> list[str]:
         reasons = []

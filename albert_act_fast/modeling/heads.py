@@ -7,7 +7,6 @@ from abc import abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.albert.modeling_albert import AlbertMLMHead, AlbertSOPHead
-from transformers.utils.generic import can_return_tuple
 
 from albert_act_fast.configuration import AlbertActConfig
 from albert_act_fast.modeling.base import AlbertActModel, AlbertActPreTrainedModel
@@ -54,6 +53,7 @@ class _TaskModel(AlbertActPreTrainedModel):
         self,
         labels: dict[str, Tensor | None],
         act_tau: float | None,
+        return_dict: bool | None,
         head_arguments: dict | None = None,
         **inputs,
     ):
@@ -63,7 +63,7 @@ class _TaskModel(AlbertActPreTrainedModel):
         tau = self.config.act_tau if act_tau is None else act_tau
         if loss is not None and tau is not None:
             loss = loss + act_loss(encoded.ponder_cost, tau)
-        return self.output_class(
+        output = self.output_class(
             loss=loss,
             **fields,
             hidden_states=encoded.hidden_states,
@@ -73,12 +73,12 @@ class _TaskModel(AlbertActPreTrainedModel):
             remainders=encoded.remainders,
             ponder_cost=encoded.ponder_cost,
         )
+        return self._as_asked(output, return_dict)
 
 
 class _LabelledModel(_TaskModel):
     """A task model with one kind of labels."""
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -103,6 +103,7 @@ class _LabelledModel(_TaskModel):
         return self._run(
             {"labels": labels},
             act_tau,
+            return_dict,
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -158,7 +159,6 @@ class AlbertActForPreTraining(_VocabularyHead, _TaskModel):
         self.sop_classifier = AlbertSOPHead(config)
         self.post_init()
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -186,6 +186,7 @@ class AlbertActForPreTraining(_VocabularyHead, _TaskModel):
         return self._run(
             {"labels": labels, "sentence_order_label": sentence_order_label},
             act_tau,
+            return_dict,
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -305,7 +306,6 @@ class AlbertActForQuestionAnswering(_TaskModel):
         self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -332,6 +332,7 @@ class AlbertActForQuestionAnswering(_TaskModel):
         return self._run(
             {"start_logits": start_positions, "end_logits": end_positions},
             act_tau,
+            return_dict,
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -382,7 +383,7 @@ class AlbertActForMultipleChoice(_LabelledModel):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def _run(self, labels, act_tau, **inputs):
+    def _run(self, labels, act_tau, return_dict, **inputs):
         choices = None
         for name, dimensions in _CHOICE_INPUTS.items():
             tensor = inputs[name]
@@ -395,7 +396,7 @@ class AlbertActForMultipleChoice(_LabelledModel):
                 )
             choices = tensor.size(1) if choices is None else choices
             inputs[name] = tensor.flatten(0, 1)
-        return super()._run(labels, act_tau, {"choices": choices}, **inputs)
+        return super()._run(labels, act_tau, return_dict, {"choices": choices}, **inputs)
 
     def _apply_head(self, encoded, choices: int):
         scores = self.classifier(self.dropout(encoded.pooler_output))

@@ -202,3 +202,12 @@ def test_every_sequence_s_output_is_its_own():
         assert int((alone.n_updates > 0).sum()) == length
         assert_close(together.last_hidden_state[row], alone.last_hidden_state[0])
         assert torch.equal(together.n_updates[row], alone.n_updates[0])
+
+
+def test_return_dict_may_be_given_by_position():
+    model = builders.model(aaf.AlbertActModel)
+    ids = torch.tensor([[2, 5, 3]])
+    positional = (ids, None, None, None, None, None, False, False, False)
+    with torch.no_grad():
+        assert isinstance(model(*positional), tuple)
+        assert not isinstance(model(*positional[:-1], True), tuple)
