@@ -77,6 +77,7 @@ class Runner:
         encoded = tokenizer(
             [source.text for source in texts],
             truncation=False,
+            verbose=False,  # a text that is too long is dealt with below
             return_token_type_ids=True,
             return_attention_mask=False,
             return_offsets_mapping=tokenizer.is_fast,

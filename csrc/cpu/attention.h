@@ -56,10 +56,7 @@ inline __attribute__((always_inline)) void softmax(A* scores, int64_t count, int
     for (int64_t j = 0; j < columns; j += kLanes<A>)
         store_vector<A>(exp_nonpositive(load_vector(scores + j) - highest), scores + j);
     for (int64_t j = count; j < columns; ++j) scores[j] = 0;
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < count; ++j) sum += scores[j];
-    const A scale = A(1) / sum;
+    const A scale = A(1) / sum(scores, count);
 #pragma omp simd
     for (int64_t j = 0; j < count; ++j) scores[j] *= scale;
 }

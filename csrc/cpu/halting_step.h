@@ -15,7 +15,7 @@ inline __attribute__((always_inline)) void relax() {
 
 template <class T>
 inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t live,
-                          Arithmetic<T>* candidates) {
+                          const Arithmetic<T>* halting_weight, Arithmetic<T>* candidates) {
     using A = Arithmetic<T>;
     const int64_t begin = block * kHaltingBlock;
     const int64_t end = begin + kHaltingBlock < live ? begin + kHaltingBlock : live;
@@ -28,10 +28,8 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
 #pragma omp simd
         for (int64_t i = 0; i < width; ++i) g[i] = load(x[i]) + load(residual[i]);
         normalize(g, args.norm, width, g);
-        A logit = 0;
-#pragma omp simd reduction(+ : logit)
-        for (int64_t i = 0; i < width; ++i) logit += g[i] * A(load(args.halting_weight[i]));
-        const A p = A(1) / (A(1) + A(__builtin_exp(double(-(logit + args.halting_bias)))));
+        const A logit = dot(g, halting_weight, width) + args.halting_bias;
+        const A p = A(1) / (A(1) + A(__builtin_exp(double(-logit))));
         rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.threshold);
         running += rule[r - begin].goes_on;
         asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.threshold;
@@ -85,10 +83,11 @@ template <class T>
 void halting_step(const HaltingStep<T>& args) {
     const int64_t live = args.query_offsets[args.sequences];
     const int64_t blocks = (live + kHaltingBlock - 1) / kHaltingBlock;
-    Scratch<Arithmetic<T>> candidates(kHaltingBlock * args.width);
+    Scratch<Arithmetic<T>> weight(args.width), candidates(kHaltingBlock * args.width);
+    for (int64_t i = 0; i < args.width; ++i) weight.data[i] = load(args.halting_weight[i]);
     for (;;) {
         const int64_t block = __atomic_fetch_add(args.ticket, 1, __ATOMIC_RELAXED);
         if (block >= blocks) return;
-        halting_block(args, block, live, candidates.data);
+        halting_block(args, block, live, weight.data, candidates.data);
     }
 }

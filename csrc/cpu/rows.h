@@ -6,14 +6,9 @@
 template <class T, class A>
 inline __attribute__((always_inline)) void normalize(const A* row, const LayerNorm<T>& norm,
                                                      int64_t width, A* out) {
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; ++i) sum += row[i];
-    const A mean = sum / A(width);
-    A squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < width; ++i) squares += (row[i] - mean) * (row[i] - mean);
-    const A scale = A(1) / A(__builtin_sqrt(double(squares / A(width) + A(norm.eps))));
+    const A mean = sum(row, width) / A(width);
+    const A variance = sum_of_squares(row, mean, width) / A(width);
+    const A scale = A(1) / A(__builtin_sqrt(double(variance + A(norm.eps))));
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i)
         out[i] = (row[i] - mean) * scale * A(load(norm.weight[i])) + A(load(norm.bias[i]));

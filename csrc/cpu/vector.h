@@ -28,6 +28,58 @@ inline __attribute__((always_inline)) void store_vector(Vector<A> value, A* to) 
     *reinterpret_cast<Vector<A>*>(to) = value;
 }
 
+// The sum over `count` elements: vector(i) gives the kLanes of them from i on, single(i) one. The
+// lanes are summed pairwise in an order of its own, so the result, and its error, are the same for
+// every instruction set.
+template <class A, class TermVector, class Term>
+inline __attribute__((always_inline)) A sum_of(int64_t count, const TermVector& vector,
+                                               const Term& single) {
+    Vector<A> even = {}, odd = {};
+    int64_t i = 0;
+    for (; i + 2 * kLanes<A> <= count; i += 2 * kLanes<A>) {
+        even += vector(i);
+        odd += vector(i + kLanes<A>);
+    }
+    if (i + kLanes<A> <= count) {
+        even += vector(i);
+        i += kLanes<A>;
+    }
+    even += odd;
+    for (int lane = 0; i < count; ++i, ++lane) even[lane] += single(i);
+    for (int step = kLanes<A> / 2; step > 0; step /= 2)
+        for (int lane = 0; lane < step; ++lane) even[lane] += even[lane + step];
+    return even[0];
+}
+
+template <class A>
+inline __attribute__((always_inline)) A sum(const A* x, int64_t count) {
+    return sum_of<A>(
+        count, [=](int64_t i) __attribute__((always_inline)) { return load_vector(x + i); },
+        [=](int64_t i) __attribute__((always_inline)) { return x[i]; });
+}
+
+// Of the squared distances from `center`.
+template <class A>
+inline __attribute__((always_inline)) A sum_of_squares(const A* x, A center, int64_t count) {
+    return sum_of<A>(
+        count,
+        [=](int64_t i) __attribute__((always_inline)) {
+            const Vector<A> distance = load_vector(x + i) - center;
+            return distance * distance;
+        },
+        [=](int64_t i)
+            __attribute__((always_inline)) { return (x[i] - center) * (x[i] - center); });
+}
+
+template <class A>
+inline __attribute__((always_inline)) A dot(const A* x, const A* y, int64_t count) {
+    return sum_of<A>(
+        count,
+        [=](int64_t i)
+            __attribute__((always_inline)) { return load_vector(x + i) * load_vector(y + i); },
+        [=](int64_t i) __attribute__((always_inline)) { return x[i] * y[i]; });
+}
+
 // exp for arguments at most 0: x = n ln 2 + r, a polynomial in r, n into the exponent. Below
 // -87.3 the result is 1e-38 rather than 0; NaN stays NaN. Error under 2 units in the last place.
 inline __attribute__((always_inline)) Vector<float> exp_nonpositive(Vector<float> x) {

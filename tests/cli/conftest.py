@@ -14,14 +14,15 @@ from albert_act_fast.tokenizer import STOCK_TOKENIZER
 
 VOCABULARY = 30000
 POSITIONS = 40
-ITERATIONS = 12
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model for the stock tokenizer, saved without one; at most 40 tokens, 12 iterations."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    model = random_model(3, vocab_size=VOCABULARY, max_position_embeddings=POSITIONS)
+    model = random_model(
+        3, halting_bias=-0.2, vocab_size=VOCABULARY, max_position_embeddings=POSITIONS
+    )
     model.save_pretrained(folder)
     return folder
 

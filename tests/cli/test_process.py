@@ -32,10 +32,12 @@ def test_hub_name_without_network(tmp_path):
     assert "--model: got 'asi/albert-act-none' (no folder here, so a hub name)" in result.stderr
 
 
-def test_help():
-    result = run("depth", "--help")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "Usage: albert-act-fast depth" in result.stdout
+def test_libraries_add_no_line_of_their_own_to_an_error(checkpoint):
+    # Longer than the tokenizer's own limit too, of which transformers warns.
+    result = run("depth", "word " * 600, "--model", checkpoint)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "TEXT 1: got 602 tokens, expected at most 40" in result.stderr
 
 
 def test_output_in_an_encoding_without_blocks(checkpoint):
