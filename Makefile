@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint format bench venv clean distclean
+.PHONY: help demo test sanitize lint format bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,6 +44,17 @@ demo: $(STAMP) ## how many iterations each token of some real sentences takes
 # One process with all cores leaves them idle on small models; several with one thread each do not.
 test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+# Python itself is not built with the sanitizers, so their runtimes are loaded before it.
+sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, and run their tests
+	@rm -rf build/sanitized
+	@ALBERT_ACT_FAST_SANITIZE=1 $(BIN)/pip install -q --no-deps --no-build-isolation \
+	    --target build/sanitized .
+	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
+	    $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    PYTHONPATH=build/sanitized OMP_NUM_THREADS=2 \
+	    $(BIN)/python -m pytest -p no:cacheprovider -k cpp \
+	    tests/ops/test_operators.py tests/parity/test_engine_parity.py $(ARGS)
 
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .

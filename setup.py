@@ -4,7 +4,8 @@
 `albert_act_fast.kernels`: the top-level name `kernels` belongs to Hugging Face's package.
 
 The C++ operators are built where a C++ compiler and PyTorch are found, and left out, saying so,
-where not. Whether there is a GPU plays no part. ALBERT_ACT_FAST_SKIP_CPP=1 leaves them out.
+where not. Whether there is a GPU plays no part. ALBERT_ACT_FAST_SKIP_CPP=1 leaves them out;
+ALBERT_ACT_FAST_SANITIZE=1 builds them to be run under AddressSanitizer and UBSan (make sanitize).
 """
 
 import glob
@@ -23,9 +24,13 @@ def say(message):
     print(f"albert_act_fast: {message}", file=sys.stderr)
 
 
+def is_set(variable):
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
 def why_no_cpp():
     """The reason to leave the C++ operators out, or None."""
-    if os.environ.get("ALBERT_ACT_FAST_SKIP_CPP", "0") not in ("", "0"):
+    if is_set("ALBERT_ACT_FAST_SKIP_CPP"):
         return "ALBERT_ACT_FAST_SKIP_CPP is set"
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None:
@@ -50,6 +55,10 @@ def native_extensions():
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     instruction_sets = ["portable", *(["avx2", "avx512"] if x86 else [])]
     say(f"the C++ operators are built for {', '.join(instruction_sets)}")
+    sanitize = []
+    if is_set("ALBERT_ACT_FAST_SANITIZE"):
+        sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        sanitize += ["-fno-omit-frame-pointer", "-O1"]
     extension = Extension(
         "albert_act_fast._cpp_ops",
         sources=[
@@ -71,8 +80,12 @@ def native_extensions():
             "-Wall",
             "-Wno-psabi",
             f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+            *sanitize,
         ],
-        extra_link_args=["-Wl,--no-as-needed"] if sys.platform == "linux" else [],
+        extra_link_args=[
+            *(["-Wl,--no-as-needed"] if sys.platform == "linux" else []),
+            *sanitize,
+        ],
         language="c++",
     )
     # The library is loaded by torch, not imported: no Python in it, nor its version in the name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import math
 
 from transformers import AlbertConfig
 from transformers.activations import ACT2FN
@@ -67,7 +67,9 @@ class AlbertActConfig(AlbertConfig):
     @property
     def halting_threshold(self) -> float:
         """`1 - act_epsilon` rounded to float32, as the halting rule compares it."""
-        return struct.unpack("f", struct.pack("f", 1.0 - self.act_epsilon))[0]
+        # Not with struct: torch.compile cannot follow it.
+        mantissa, exponent = math.frexp(1.0 - self.act_epsilon)
+        return math.ldexp(round(math.ldexp(mantissa, 24)), exponent - 24)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -179,14 +179,24 @@ def save_model(model: PreTrainedModel, tokenizer, output: Path, dtype: str) -> N
 
 
 def start_log(output: Path, args: Namespace, **facts) -> None:
-    """Writes the arguments (without paths and what changes no result) as the first line."""
-    if (output / CHECKPOINT).exists():
-        return
+    """Writes the arguments (without paths and what changes no result) as the first line; on
+    resuming, those that have changed since."""
     unwritten = {"text", "data", "model", "output", "threads", "stop_after"}
     given = {name: value for name, value in vars(args).items() if name not in unwritten}
     output.mkdir(parents=True, exist_ok=True)
-    (output / LOG).unlink(missing_ok=True)
-    write_log(output, {"arguments": given, **facts})
+    log, checkpoint = output / LOG, output / CHECKPOINT
+    if not checkpoint.exists():
+        log.unlink(missing_ok=True)
+        write_log(output, {"arguments": given, **facts})
+        return
+    step = torch.load(checkpoint, map_location="cpu", weights_only=True)["step"]
+    _cut_log(log, step)
+    before = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        before |= json.loads(line).get("arguments", {})
+    changed = {name: value for name, value in given.items() if before.get(name) != value}
+    if changed:
+        write_log(output, {"step": step, "arguments": changed})
 
 
 def write_log(output: Path, entry: dict) -> None:

@@ -96,6 +96,32 @@ def test_pretraining_resumes_exactly(pretrain, pretrained, tmp_path):
     assert without_times(log_of(tmp_path))[-1] == without_times(log_of(pretrained))[-1]
 
 
+def test_arguments_changed_on_resuming_are_logged(pretrain, tmp_path):
+    pretrain(tmp_path, "--stop-after", "2")
+    pretrain(tmp_path, "--stop-after", "4", "--tau", "0.01")
+    changes = [entry for entry in log_of(tmp_path)[1:] if "arguments" in entry]
+    assert changes == [{"step": 2, "arguments": {"tau": 0.01}}]
+
+
+def test_halting_can_be_held_back_and_started_anew(pretrain, pretrained, tmp_path):
+    pretrain(
+        tmp_path / "1", "--halting-from", "9", "--halting-bias", "-0.9", "--halting-spread", "0"
+    )
+    depths = {v for entry in log_of(tmp_path / "1")[1:4] for k, v in entry.items() if "depth" in k}
+    assert depths == {4.0}  # sigmoid(-0.9) = 0.29, the same for all tokens: four iterations
+    more = ("--model", str(pretrained), "--halting-bias", "5", "--steps", "1", "--lr", "0")
+    pretrain(tmp_path / "2", *more)
+    assert log_of(tmp_path / "2")[1]["depth_all"] == 1.0
+
+
+@pytest.mark.slow
+def test_compiled_layer_trains_the_same(pretrain, pretrained, tmp_path):
+    pretrain(tmp_path, "--compile")
+    plain, compiled = (log_of(folder)[-2] for folder in (pretrained, tmp_path))
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+    assert compiled["depth_all"] == pytest.approx(plain["depth_all"], abs=0.05)
+
+
 @pytest.mark.parametrize("task", ["sst-2", "cola", "sts-b"])
 def test_finetuning_gives_a_model_that_evaluate_takes(finetune, tmp_path, task):
     finetune(tmp_path, task, "--save-dtype", "float16")
