@@ -10,7 +10,7 @@ import typer
 
 from albert_act_fast.cli import options, running
 from albert_act_fast.cli.errors import CommandError
-from albert_act_fast.cli.output import Printer, allow_any_character, bar, notice, print_json
+from albert_act_fast.cli.output import Printer, allow_any_character, bar, print_json
 from albert_act_fast.cli.running import Runner, TokenizedText
 from albert_act_fast.cli.texts import SourceText, texts_of_arguments, texts_of_file
 
@@ -132,11 +132,13 @@ def _print_json(runner: Runner, texts: list[TokenizedText], batch_size: int) -> 
         depths = _depths(runner, batch)
         totals.add(depths)
         results += [_text_as_dict(d) for d in depths]
-    description = runner.describe()
-    if runner.name is None:
-        notice(description["model"]["notice"])
     print_json(
-        {**description, "batch_size": batch_size, "texts": results, "totals": totals.as_dict()}
+        {
+            **runner.describe(),
+            "batch_size": batch_size,
+            "texts": results,
+            "totals": totals.as_dict(),
+        }
     )
 
 
@@ -162,11 +164,11 @@ def _text_as_dict(depths: TextDepths) -> dict:
 
 def _print_bars(runner: Runner, texts: list[TokenizedText], batch_size: int) -> None:
     out = Printer(sys.stdout)
-    description = runner.describe()
-    limit = description["model"]["iteration_limit"]
+    limit = runner.model.config.num_hidden_layers
     out.line(
         ("model  ", "bold"),
-        runner.name or (description["model"]["notice"], "yellow"),
+        runner.name,
+        " (ships with the package)" if runner.shipped else "",
         f"; at most {limit} iterations; {runner.choice.name} on {runner.device}, "
         f"{runner.dtype.value}",
     )

@@ -69,10 +69,6 @@ def encode(
             raise CommandError(
                 f"--pooling: got 'pooler', expected cls or mean: {model} has no pooler weights"
             )
-        if runner.name is None:
-            from albert_act_fast.random_model import RANDOM_MODEL_NOTICE
-
-            notice(RANDOM_MODEL_NOTICE.replace("depths mean", "embeddings mean"))
         texts = runner.tokenize(sources, truncate=truncate)
         embeddings, updates = _embed(runner, texts, pooling, batch_size)
         description = {**runner.describe(), "pooling": pooling.value, "batch_size": batch_size}

@@ -47,7 +47,8 @@ def evaluate(
         typer.Option(
             "--model",
             metavar="DIR|NAME",
-            help="A model fine-tuned on the task; {task} in it stands for the task's name.",
+            help="A model fine-tuned on the task: a folder or a hub name, {task} in it stands for "
+            "the task's name; or sst2, which ships.",
         ),
     ],
     implementation: ImplementationOption = None,

@@ -28,8 +28,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="DIR|NAME",
-        help="A folder or a hub name. Without it: a model with random weights from a fixed seed, "
-        "whose depths and embeddings mean nothing.",
+        help="A folder, a hub name, or a small trained model that ships: mlm or sst2.",
+        show_default="mlm",
     ),
 ]
 ImplementationOption = Annotated[

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from albert_act_fast.outputs import AlbertActModelOutput
 
 
+# The shipped model that runs where none is named.
+DEFAULT_MODEL = "mlm"
+
+
 @dataclass(frozen=True)
 class TokenizedText:
     """A text as the model takes it; `offsets` are character ranges, None if the tokenizer has
@@ -36,11 +40,12 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class Runner:
-    """A model ready to run; `name` is None for the one with random weights."""
+    """A model ready to run; `shipped` if it is one of those that come with the package."""
 
     model: AlbertActModel
     tokenizer: PreTrainedTokenizerBase
-    name: str | None
+    name: str
+    shipped: bool
     choice: Choice
     device: str
     dtype: Dtype
@@ -49,14 +54,12 @@ class Runner:
     def describe(self) -> dict:
         """What a result has to be read with; part of every JSON document."""
         from albert_act_fast.cli.info import versions
-        from albert_act_fast.random_model import RANDOM_MODEL_NOTICE
 
         config = self.model.config
         return {
             "model": {
                 "name": self.name,
-                "random": self.name is None,
-                "notice": RANDOM_MODEL_NOTICE if self.name is None else None,
+                "shipped": self.shipped,
                 "hidden_size": config.hidden_size,
                 "iteration_limit": config.num_hidden_layers,
                 "act_epsilon": config.act_epsilon,
@@ -172,20 +175,23 @@ def load(
     """
     import torch
 
-    from albert_act_fast import implementations
+    from albert_act_fast import AlbertActModel, implementations
 
     place = _place(device)
     with _errors_of("--implementation"):
         # Before the model is loaded, which may take long.
         implementations.choose(implementation, device=place)
+    name = DEFAULT_MODEL if name is None else name
+    source = _source(name)
     with _quiet_libraries():
-        model, has_pooler = _load_model(name)
-        tokenizer = _load_tokenizer(name)
+        model, info = _from_pretrained(AlbertActModel, source)
+        tokenizer = _load_tokenizer(source)
+    has_pooler = not any("pooler." in key for key in info["missing_keys"])
     _check_vocabulary(name, model, tokenizer)
     with _errors_of("--implementation"):
         choice = implementations.choose(implementation, model.config.implementation, device=place)
     model = model.to(place, getattr(torch, dtype.value)).eval()
-    return Runner(model, tokenizer, name, choice, place, dtype, has_pooler)
+    return Runner(model, tokenizer, name, source != name, choice, place, dtype, has_pooler)
 
 
 def load_for_task(
@@ -207,9 +213,10 @@ def load_for_task(
     place = _place(device)
     with _errors_of("--implementation"):
         implementations.choose(implementation, device=place)
+    source = _source(name)
     with _quiet_libraries():
-        model, info = _from_pretrained(model_class, name)
-        tokenizer = _load_tokenizer(name)
+        model, info = _from_pretrained(model_class, source)
+        tokenizer = _load_tokenizer(source)
     if info["missing_keys"]:
         raise CommandError(
             f"--model: got {name!r}, a model without {', '.join(sorted(info['missing_keys']))}; "
@@ -231,7 +238,7 @@ def _place(device: Device | None) -> str:
     return device.value if device else ("cuda" if has_cuda else "cpu")
 
 
-def _check_vocabulary(name: str | None, model, tokenizer) -> None:
+def _check_vocabulary(name: str, model, tokenizer) -> None:
     entries = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > entries:
         raise CommandError(
@@ -246,14 +253,13 @@ def batches(texts: Sequence[TokenizedText], size: int) -> Iterator[Sequence[Toke
         yield texts[start : start + size]
 
 
-def _load_model(name: str | None) -> tuple[AlbertActModel, bool]:
-    from albert_act_fast import AlbertActModel
-    from albert_act_fast.random_model import random_model
+def _source(name: str) -> str:
+    """Where to load it from: the name of a shipped model stands for its folder."""
+    from albert_act_fast.shipped import shipped_model, shipped_models
 
-    if name is None:
-        return random_model(), True
-    model, info = _from_pretrained(AlbertActModel, name)
-    return model, not any("pooler." in key for key in info["missing_keys"])
+    if name in shipped_models() and not os.path.exists(name):
+        return str(shipped_model(name))
+    return name
 
 
 def _from_pretrained(model_class: type, name: str) -> tuple[PreTrainedModel, dict]:
@@ -279,7 +285,7 @@ def _from_pretrained(model_class: type, name: str) -> tuple[PreTrainedModel, dic
         ) from error
 
 
-def _load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from albert_act_fast.tokenizer import load_tokenizer
 
     try:

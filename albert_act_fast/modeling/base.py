@@ -83,7 +83,6 @@ class AlbertActPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if wants_info else model
 
-
     def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         """The output itself, or a plain tuple where the call or the configuration wants one."""
         if return_dict is None:

@@ -9,7 +9,7 @@ import torch
 
 from albert_act_fast import AlbertActModel
 from albert_act_fast.cli.output import bar
-from albert_act_fast.random_model import RANDOM_MODEL_NOTICE
+from albert_act_fast.shipped import shipped_model
 from albert_act_fast.tokenizer import load_tokenizer
 
 TEXTS = ["Call me Ishmael.", "so", "It was the best of times, it was the worst of times."]
@@ -67,8 +67,7 @@ def test_json_document(document, checkpoint):
     }
     assert found["model"] == {
         "name": str(checkpoint),
-        "random": False,
-        "notice": None,
+        "shipped": False,
         "hidden_size": 48,
         "iteration_limit": 12,
         "act_epsilon": 0.01,
@@ -191,13 +190,15 @@ def test_bar_is_fine_grained_and_falls_back():
     assert bar(2.9, Stream("latin-1")) == "###"
 
 
-def test_random_model_says_so(command):
+def test_without_a_model_the_shipped_one_runs(command):
     result = command("depth", "so")
-    assert RANDOM_MODEL_NOTICE in result.stdout.splitlines()[0]
-    result = command("depth", "--json", "so")
-    assert RANDOM_MODEL_NOTICE in result.stderr
-    model = json.loads(result.stdout)["model"]
-    assert (model["name"], model["random"], model["notice"]) == (None, True, RANDOM_MODEL_NOTICE)
+    assert result.stdout.startswith("model  mlm (ships with the package); at most 12 iterations;")
+    found = json.loads(command("depth", "--json", "so").stdout)
+    assert (found["model"]["name"], found["model"]["shipped"]) == ("mlm", True)
+    by_path = json.loads(command("depth", "--json", "so", "--model", shipped_model("mlm")).stdout)
+    assert by_path["texts"] == found["texts"]
+    assert by_path["model"]["shipped"] is False
+    assert json.loads(command("depth", "--json", "so", "--model", "sst2").stdout)["texts"]
 
 
 def test_values_that_are_not_finite_are_refused(error, checkpoint, tmp_path):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from support.models import random_config
 
 from albert_act_fast import AlbertActForTokenClassification, AlbertActModel
 from albert_act_fast.cli.running import Runner
-from albert_act_fast.random_model import random_model
 from albert_act_fast.tokenizer import load_tokenizer
 
 # Not in the order of their lengths, the longest neither first nor last.
@@ -205,7 +205,7 @@ def test_values_that_are_not_finite_are_refused(error, checkpoint, texts, tmp_pa
 
 
 def test_pooler_of_a_model_without_one(error, texts, tmp_path):
-    config = random_model().config
+    config = random_config(vocab_size=30000)
     AlbertActForTokenClassification(config).save_pretrained(tmp_path / "model")
     args = ["--output", tmp_path / "x.npy", "--model", tmp_path / "model", "--pooling", "pooler"]
     message = error("encode", texts, *args)
