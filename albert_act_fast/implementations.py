@@ -89,12 +89,14 @@ def choose(
     device: torch.device | str = "cpu",
     needs_gradients: Sequence[str] = (),
     needs_reference: Sequence[str] = (),
+    needs_torch: Sequence[str] = (),
 ) -> Choice:
     """Decides: the call's argument, else the surrounding `use_implementation`, else the config.
 
     Args:
         needs_gradients: what in this call is training; empty if nothing.
         needs_reference: what in this call only the dense loop can do; empty if nothing.
+        needs_torch: what compiled operators cannot do, but those of plain PyTorch can.
 
     Raises:
         ValueError: the name is unknown, or the implementation named cannot do it, and why.
@@ -113,6 +115,9 @@ def choose(
             f"{'; '.join(obstacles)}. Expected 'auto' or 'reference' here."
         )
     reasons = availability(device)
+    if needs_torch:
+        for name in set(ENGINE_IMPLEMENTATIONS) - {"torch"}:
+            reasons[name] = reasons[name] or "; ".join(needs_torch)
     if requested != "auto":
         if reasons[requested] is not None:
             raise ValueError(f"implementation: got {requested!r}, but {reasons[requested]}.")

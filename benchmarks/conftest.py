@@ -37,7 +37,15 @@ def pytest_terminal_summary(terminalreporter):
     if not _rows:
         return
     table = Table(title=f"reference / engine, interleaved; {torch.get_num_threads()} threads")
-    for column in ("case", "engine", "reference", "engine", "speed-up", "rows saved", "depth"):
+    for column in (
+        "case",
+        "engine",
+        "reference",
+        "seconds",
+        "speed-up",
+        "rows saved",
+        "depth",
+    ):
         table.add_column(column)
     for row in _rows:
         low, high = row["speed_up_range"]

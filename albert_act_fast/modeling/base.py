@@ -162,6 +162,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
             needs_reference=self._needs_reference(
                 head_mask, output_attentions, output_hidden_states
             ),
+            needs_torch=self._needs_torch(),
         )
         arguments = (
             input_ids,
@@ -214,6 +215,12 @@ class AlbertActModel(AlbertActPreTrainedModel):
         if self.training and self.encoder.albert_layer.gradient_checkpointing:
             reasons.append("gradient checkpointing is on")
         return reasons
+
+    def _needs_torch(self) -> list[str]:
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self.parameters()})
+        if len(dtypes) > 1:
+            return [f"the model's weights have several dtypes ({', '.join(dtypes)})"]
+        return []
 
     @torch.compiler.disable
     def _say_why_slow(self, choice: implementations.Choice) -> None:

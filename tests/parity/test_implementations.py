@@ -210,3 +210,18 @@ def test_training_takes_the_reference_unless_asked(ran, model_and_inputs):
         output.last_hidden_state.sum().backward()
         assert embeds.grad.abs().sum() > 0
         assert len(ran) == count
+
+
+def test_weights_of_several_dtypes_run_on_plain_pytorch():
+    model = random_model(2)
+    model = model.to(torch.bfloat16)
+    model.encoder.albert_layer.act.float()
+    batch = random_batch(3, model.config, mask_of([5, 9]))
+    assert choose(needs_torch=model._needs_torch()).name == "torch"
+    with torch.no_grad():
+        expected = model(**batch, implementation="reference")
+        result = model(**batch)
+        assert torch.equal(result.n_updates, expected.n_updates)
+        for name in set(ENGINE_IMPLEMENTATIONS) - {"torch"}:
+            with pytest.raises(ValueError, match=rf"'{name}'.*(several dtypes|no {name}|built)"):
+                model(**batch, implementation=name)
