@@ -38,8 +38,8 @@ $(STAMP): requirements/dev.txt requirements/triton.txt pyproject.toml setup.py $
 demo: $(STAMP) ## how many iterations each token of some real sentences takes
 	@$(BIN)/albert-act-fast depth \
 	    "It was the best of times, it was the worst of times." \
-	    "Call me Ishmael." \
-	    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife."
+	    "Call me [MASK]." \
+	    "It is a truth universally acknowledged, that a single man in possession of a good [MASK], must be in want of a wife."
 
 # One process with all cores leaves them idle on small models; several with one thread each do not.
 test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")

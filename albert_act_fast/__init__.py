@@ -30,6 +30,7 @@ from albert_act_fast.modeling import (
     AlbertActModel,
     AlbertActPreTrainedModel,
 )
+from albert_act_fast.shipped import shipped_model
 from albert_act_fast.version import __version__
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "restore",
+    "shipped_model",
     "use_implementation",
 ]
 

@@ -278,8 +278,9 @@ def main(argv: list[str] | None = None) -> None:
         batch = batches.at(step)
         with autocast(args.precision, model.device):
             mlm, sop, mlm_accuracy, sop_accuracy, encoded = losses(model, batch)
-        tau = args.tau * min(1.0, (step - args.halting_from) / max(1, args.tau_warmup))
-        tau = args.tau if not args.tau_warmup else max(0.0, tau)
+        # tau grows from the step on from which halting is learnt.
+        grown = (step - args.halting_from) / args.tau_warmup if args.tau_warmup else 1.0
+        tau = args.tau * min(1.0, max(0.0, grown))
         depths = DepthMeter()
         depths.add(encoded.n_updates, **token_groups(batch, tokenizer))
         return mlm + sop + act_loss(encoded.ponder_cost, tau), {

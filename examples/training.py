@@ -173,7 +173,11 @@ def compile_layer(model: nn.Module) -> None:
 
 def save_model(model: PreTrainedModel, tokenizer, output: Path, dtype: str) -> None:
     """With weights of that dtype; loaded, the model has the dtype it was trained in."""
-    weights = {name: value.to(getattr(torch, dtype)) for name, value in model.state_dict().items()}
+    converted = {}  # tied weights stay one tensor, which is stored once
+    weights = {
+        name: converted.setdefault(value.data_ptr(), value.to(getattr(torch, dtype)))
+        for name, value in model.state_dict().items()
+    }
     model.save_pretrained(output, state_dict=weights)
     tokenizer.save_pretrained(output)
 
