@@ -16,7 +16,9 @@ from albert_act_fast.cli import running
 @pytest.fixture
 def no_model(monkeypatch):
     """Fails the test when a model is loaded: the mistake has to be found before that."""
-    monkeypatch.setattr(running, "_load_model", lambda name: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        running, "_from_pretrained", lambda *args: pytest.fail("the model was loaded")
+    )
 
 
 @pytest.mark.parametrize(
