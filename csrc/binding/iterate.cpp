@@ -36,11 +36,15 @@ struct Linear {
 
 // The rows that a product is run on for `rows` live ones. oneDNN compiles a kernel for every number
 // of rows it meets, which takes longer than running it; with the running rows changing in every
-// iteration of every batch, most products would wait for a compiler. So their number is rounded up,
-// by less than 1 in 8 from 128 rows on; what the rows in excess hold goes nowhere.
-int64_t rounded_up(int64_t rows) {
-    if (rows <= 4) return rows <= 1 ? 1 : 4;
-    const int64_t step = rows <= 256 ? 16 : rows <= 512 ? 32 : rows <= 2048 ? 64 : 256;
+// iteration of every batch, most products would wait for a compiler. So their number is rounded up;
+// what the rows in excess hold goes nowhere. In float32 time grows row by row, so the steps are
+// small; in half precision the matrix unit takes 16 rows at a time anyway.
+int64_t rounded_up(int64_t rows, ScalarType dtype) {
+    int64_t step;
+    if (dtype == ScalarType::Float)
+        step = rows <= 64 ? 4 : rows <= 256 ? 8 : rows <= 512 ? 16 : rows <= 2048 ? 32 : 128;
+    else
+        step = rows <= 256 ? 16 : rows <= 512 ? 32 : rows <= 2048 ? 64 : 256;
     return (rows + step - 1) / step * step;
 }
 
@@ -85,7 +89,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> iterate(
     Tensor remainders = torch::stable::empty_like(n_updates);
     Tensor running_rows = torch::stable::new_zeros(offsets, {max_iterations});
     Tensor asking = torch::stable::new_empty(offsets, {1});
-    const int64_t capacity = rounded_up(tokens);
+    const ScalarType dtype = hidden.scalar_type();
+    const int64_t capacity = rounded_up(tokens, dtype);
     Tensor attended = torch::stable::new_zeros(hidden, {capacity, width});
     Tensor ffn_input = torch::stable::new_zeros(hidden, {capacity, width});
 
@@ -103,8 +108,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> iterate(
     int64_t iteration = 1, moved_rows = tokens, rows = tokens;
     for (;; ++iteration) {
         integers(running_rows)[iteration - 1] = rows;
-        const int64_t wide = rounded_up(rows);
-        Tensor moved_kv = rows_of(key_value(rows_of(moved, rounded_up(moved_rows))), moved_rows);
+        const int64_t wide = rounded_up(rows, dtype);
+        Tensor moved_kv =
+            rows_of(key_value(rows_of(moved, rounded_up(moved_rows, dtype))), moved_rows);
         if (iteration == 1)
             store = moved_kv;
         else
