@@ -51,13 +51,15 @@ class _TaskModel(AlbertActPreTrainedModel):
 
     def _run(
         self,
+        given: tuple,
+        options: tuple,
         labels: dict[str, Tensor | None],
         act_tau: float | None,
         return_dict: bool | None,
         head_arguments: dict | None = None,
-        **inputs,
     ):
-        encoded = self.albert(**inputs, return_dict=True)
+        """`given` and `options` are the encoder's arguments, in its own order."""
+        encoded = self.albert(*given, *options)
         fields = self._apply_head(encoded, **(head_arguments or {}))
         loss = self._task_loss(fields, labels)
         tau = self.config.act_tau if act_tau is None else act_tau
@@ -100,20 +102,10 @@ class _LabelledModel(_TaskModel):
             labels: if given, the output has a loss.
             act_tau: overrides `config.act_tau`, the weight of the ponder cost in the loss.
         """
-        return self._run(
-            {"labels": labels},
-            act_tau,
-            return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            implementation=implementation,
-        )
+        given = (input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds)
+        options = (output_attentions, output_hidden_states, True, implementation)
+        labels = {"labels": labels}
+        return self._run(given, options, labels, act_tau, return_dict)
 
 
 class _VocabularyHead:
@@ -183,20 +175,10 @@ class AlbertActForPreTraining(_VocabularyHead, _TaskModel):
                 the labels given.
             act_tau: overrides `config.act_tau`, the weight of the ponder cost in the loss.
         """
-        return self._run(
-            {"labels": labels, "sentence_order_label": sentence_order_label},
-            act_tau,
-            return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            implementation=implementation,
-        )
+        given = (input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds)
+        options = (output_attentions, output_hidden_states, True, implementation)
+        labels = {"labels": labels, "sentence_order_label": sentence_order_label}
+        return self._run(given, options, labels, act_tau, return_dict)
 
     def _apply_head(self, encoded):
         return {
@@ -329,20 +311,10 @@ class AlbertActForQuestionAnswering(_TaskModel):
                 answer that was cut off) counts for nothing. The loss needs both.
             act_tau: overrides `config.act_tau`, the weight of the ponder cost in the loss.
         """
-        return self._run(
-            {"start_logits": start_positions, "end_logits": end_positions},
-            act_tau,
-            return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            implementation=implementation,
-        )
+        given = (input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds)
+        options = (output_attentions, output_hidden_states, True, implementation)
+        labels = {"start_logits": start_positions, "end_logits": end_positions}
+        return self._run(given, options, labels, act_tau, return_dict)
 
     def _apply_head(self, encoded):
         start, end = self.qa_outputs(encoded.last_hidden_state).unbind(-1)
@@ -360,12 +332,14 @@ class AlbertActForQuestionAnswering(_TaskModel):
         return sum(losses) / 2
 
 
+# The encoder's arguments and the dimensions they have here; None: as they are.
 _CHOICE_INPUTS = {
     "input_ids": 3,
-    "inputs_embeds": 4,
     "attention_mask": 3,
     "token_type_ids": 3,
     "position_ids": 3,
+    "head_mask": None,
+    "inputs_embeds": 4,
 }
 
 
@@ -383,20 +357,19 @@ class AlbertActForMultipleChoice(_LabelledModel):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def _run(self, labels, act_tau, return_dict, **inputs):
-        choices = None
-        for name, dimensions in _CHOICE_INPUTS.items():
-            tensor = inputs[name]
-            if tensor is None:
-                continue
-            if tensor.dim() != dimensions:
-                raise ValueError(
-                    f"{name}: got shape {tuple(tensor.shape)}, expected {dimensions} dimensions, "
-                    "[sequences, choices, tokens, ...]."
-                )
-            choices = tensor.size(1) if choices is None else choices
-            inputs[name] = tensor.flatten(0, 1)
-        return super()._run(labels, act_tau, return_dict, {"choices": choices}, **inputs)
+    def _run(self, given, options, labels, act_tau, return_dict):
+        choices, flat = None, []
+        for (name, dimensions), tensor in zip(_CHOICE_INPUTS.items(), given, strict=True):
+            if tensor is not None and dimensions is not None:
+                if tensor.dim() != dimensions:
+                    raise ValueError(
+                        f"{name}: got shape {tuple(tensor.shape)}, expected {dimensions} "
+                        "dimensions, [sequences, choices, tokens, ...]."
+                    )
+                choices = tensor.size(1) if choices is None else choices
+                tensor = tensor.flatten(0, 1)
+            flat.append(tensor)
+        return super()._run(flat, options, labels, act_tau, return_dict, {"choices": choices})
 
     def _apply_head(self, encoded, choices: int):
         scores = self.classifier(self.dropout(encoded.pooler_output))
