@@ -146,6 +146,34 @@ def test_the_checksum_sees_every_single_change(dtype, count):
     assert checksum([values, values]).tolist() == [checksum([values]).item()] * 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_the_checksum_sees_words_change_places(dtype):
+    checksum = ops.implementation_of("checksum", "cpp")
+    values = torch.arange(64).to(dtype)
+    words = values.view(torch.int64)
+    swapped = torch.cat([words[1:2], words[:1], words[2:]]).view(dtype)
+    assert checksum([values]).item() != checksum([swapped]).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 3e4])
+def test_half_precision_is_float32_arithmetic_rounded_once(dtype, scale):
+    """Bit for bit; with results among float16's subnormals, and beyond its largest number."""
+    generator = torch.Generator().manual_seed(int(scale))
+    x, residual = (torch.randn(37, 65, generator=generator).to(dtype) for _ in range(2))
+    weight, bias = (scale * torch.randn(65, generator=generator)).to(dtype), torch.zeros(65)
+    arguments = (x, residual, weight, bias.to(dtype))
+    add_layer_norm = ops.implementation_of("add_layer_norm", "cpp")
+    out, wide = torch.empty_like(x), torch.empty(x.shape)
+    add_layer_norm(*arguments, 1e-12, out)
+    add_layer_norm(*(tensor.float() for tensor in arguments), 1e-12, wide)
+    assert torch.equal(out, wide.to(dtype))
+    x[3] = float("nan")
+    add_layer_norm(*arguments, 1e-12, out)
+    assert out[3].isnan().all()
+    assert not out[2].isnan().any()
+
+
 def test_hooks_on_the_layers_modules_are_called(model):
     batch = batch_of(model)
     expected = run(model, batch).last_hidden_state
