@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from albert_act_fast.engine.packing import PackedTokens, pack
 from albert_act_fast.inputs import ModelInputs
-from albert_act_fast.ops.torch_ops import relative_scores
+from albert_act_fast.ops.torch_ops import halting_probability, halting_rule, relative_scores
 from albert_act_fast.outputs import EncoderResult
 
 
@@ -92,14 +92,10 @@ def _iterate(
         ffn_input = layer.LayerNorm(attended + running)
         ffn_output = layer.dropout(layer.ffn_output(layer.activation(layer.ffn(ffn_input))))
         candidate = layer.full_layer_layer_norm(ffn_output + ffn_input)
-        p = _halting_probability(layer.act.dense, candidate, hp.dtype)
-
-        # The halting rule for running tokens; see the contract of `halting_step`.
-        reached = hp + p
-        halts = reached > threshold
-        goes_on = (reached <= threshold) & (reached < 1)
-        remainder = torch.where(halts, 1 - hp, torch.zeros_like(hp))
-        weight = torch.where(halts, remainder, p).unsqueeze(1)
+        halting = layer.act.dense
+        p = halting_probability(candidate, halting.weight, halting.bias, hp.dtype)
+        reached, goes_on, weight, remainder = halting_rule(hp, p, threshold)
+        weight = weight.unsqueeze(1)
         moved = (weight * candidate + (1 - weight) * running).to(running.dtype)
         moved_index = token_index
         updates = torch.where(p.isnan(), iteration - 1, iteration).to(hp.dtype)
@@ -156,9 +152,3 @@ def _attend(attention, queries, keys, values, rows, lengths, token_index, tokens
         )
         contexts.append(context.squeeze(0).transpose(0, 1).flatten(1))
     return torch.cat(contexts)
-
-
-def _halting_probability(dense: nn.Module, candidate: Tensor, dtype: torch.dtype) -> Tensor:
-    with torch.autocast(candidate.device.type, enabled=False):
-        logit = F.linear(candidate.to(dtype), dense.weight.to(dtype), dense.bias.to(dtype))
-    return logit.squeeze(1).sigmoid()

@@ -217,10 +217,11 @@ class AlbertActModel(AlbertActPreTrainedModel):
         return reasons
 
     def _needs_torch(self) -> list[str]:
-        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self.parameters()})
-        if len(dtypes) > 1:
-            return [f"the model's weights have several dtypes ({', '.join(dtypes)})"]
-        return []
+        dtypes = {p.dtype for p in self.parameters()}
+        if len(dtypes) <= 1:
+            return []
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        return [f"the model's weights have several dtypes ({names})"]
 
     @torch.compiler.disable
     def _say_why_slow(self, choice: implementations.Choice) -> None:

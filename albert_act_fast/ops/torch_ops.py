@@ -140,6 +140,25 @@ def add_layer_norm(x, residual, weight, bias, eps, out):
     out.copy_(F.layer_norm(x + residual, x.shape[-1:], weight, bias, eps))
 
 
+def halting_probability(candidate: Tensor, weight: Tensor, bias: Tensor, dtype) -> Tensor:
+    """[R], computed in the halting state's dtype whatever the rows' and autocast's are."""
+    with torch.autocast(candidate.device.type, enabled=False):
+        logit = F.linear(candidate.to(dtype), weight.to(dtype), bias.to(dtype))
+    return logit.squeeze(1).sigmoid()
+
+
+def halting_rule(hp: Tensor, p: Tensor, threshold: float) -> tuple[Tensor, ...]:
+    """For running rows [R]: the accumulated probability reached, which rows go on, the weight of
+    the candidate in the mix, and the remainder (0 where a row does not halt now)."""
+    reached = hp + p
+    # Only a threshold of 1 (act_epsilon 0) lets a token reach exactly 1 without passing it: it gets
+    # no remainder, and never runs again. Where p is NaN none of these holds.
+    goes_on = (reached <= threshold) & (reached < 1)
+    halts = reached > threshold
+    remainder = torch.where(halts, 1 - hp, torch.zeros_like(hp))
+    return reached, goes_on, torch.where(halts, remainder, p), remainder
+
+
 def halting_step(
     ffn_output,
     ffn_input,
@@ -168,19 +187,9 @@ def halting_step(
     candidate = F.layer_norm(
         ffn_output[live] + ffn_input[live], hidden.shape[-1:], ln_weight, ln_bias, eps
     )
-    with torch.autocast(hidden.device.type, enabled=False):
-        logit = F.linear(
-            candidate.to(hp.dtype), halting_weight.to(hp.dtype), halting_bias.to(hp.dtype)
-        )
-    p = logit.squeeze(1).sigmoid()
-
-    reached = hp + p
-    # Only a threshold of 1 (act_epsilon 0) lets a token reach exactly 1 without passing it: it gets
-    # no remainder, and never runs again. Where p is NaN none of these holds.
-    goes_on = (reached <= threshold) & (reached < 1)
-    halts = reached > threshold
-    remainder = 1 - hp
-    weight = torch.where(halts, remainder, p).unsqueeze(1)
+    p = halting_probability(candidate, halting_weight, halting_bias, hp.dtype)
+    reached, goes_on, weight, remainder = halting_rule(hp, p, threshold)
+    weight = weight.unsqueeze(1)
     mixed = torch.addcmul((1 - weight) * hidden, weight, candidate).to(hidden.dtype)
 
     staying = goes_on.nonzero().squeeze(1)
@@ -190,7 +199,6 @@ def halting_step(
     torch.index_select(token_index, 0, slots, out=next_token_index[live])
     count = staying.numel()
     torch.index_select(reached, 0, staying, out=next_accumulated_probability[:count])
-    next_query_offsets[0] = 0
     survivors_before = F.pad(goes_on.cumsum(0), (1, 0))
     torch.index_select(survivors_before, 0, query_offsets, out=next_query_offsets)
     asking.copy_((reached[staying] < threshold).sum())
@@ -199,7 +207,7 @@ def halting_step(
     out.index_copy_(0, finished, mixed[leaving])
     was_updated = ~p.isnan()[leaving]
     n_updates[finished] = torch.where(was_updated, iteration, iteration - 1).to(n_updates.dtype)
-    remainders[finished] = torch.where(halts[leaving], remainder[leaving], 0)
+    remainders[finished] = remainder[leaving]
 
 
 def scatter_rows(rows, row_index, out):

@@ -48,7 +48,7 @@ template <class T>
 struct RaggedAttention {
     Matrix<const T> queries, keys, values;
     const int64_t *query_offsets, *key_offsets, *token_index, *positions;
-    int64_t sequences, heads, head_size;
+    int64_t head_size;
     Matrix<const T> distance_embedding;  // data is null where positions are absolute
     int64_t distances;                   // its rows
     bool key_distances;
@@ -65,7 +65,7 @@ struct HaltingStep {
     int64_t iteration;
     const State* accumulated_probability;
     const int64_t *token_index, *query_offsets;
-    int64_t sequences, rows, width;
+    int64_t sequences, width;
     Matrix<T> next_hidden;
     State* next_accumulated_probability;
     int64_t *next_token_index, *next_query_offsets, *asking;
@@ -86,7 +86,7 @@ template <class T>
 struct Kernels {
     void (*embed_tokens)(const EmbedTokens<T>&, int64_t begin, int64_t end);     // rows
     void (*add_layer_norm)(const AddLayerNorm<T>&, int64_t begin, int64_t end);  // rows
-    // items: (sequence, query block, head), see attention_items
+    // items: three numbers each, the sequence, its first query of at most kQueryBlock, the head
     void (*ragged_attention)(const RaggedAttention<T>&, const int64_t* items, int64_t begin,
                              int64_t end);
     // Takes blocks by ticket until none is left; to be called once by each worker.
