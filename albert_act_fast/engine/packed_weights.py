@@ -67,9 +67,13 @@ def _linears(layer: nn.Module) -> list[nn.Module]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """A hook or a subclass may do anything: then the module itself must be called."""
+    """A hook, a subclass or a `forward` of its own may do anything: then the module itself must be
+    called."""
     return type(module) is nn.Linear and not (
-        module._forward_hooks or module._forward_pre_hooks or module.bias is None
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        or module.bias is None
     )
 
 

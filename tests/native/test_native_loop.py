@@ -188,6 +188,14 @@ def test_hooks_on_the_layers_modules_are_called(model):
     handle.remove()
 
 
+def test_a_forward_put_on_a_linear_module_is_called(model):
+    batch = batch_of(model)
+    ffn = model.encoder.albert_layer.ffn
+    own = ffn.forward
+    ffn.forward = lambda x: 2 * own(x)
+    assert_follows_the_reference(model, batch)
+
+
 def test_a_replaced_linear_module_is_called(model):
     batch = batch_of(model)
     layer = model.encoder.albert_layer
