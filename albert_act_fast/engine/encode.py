@@ -67,6 +67,7 @@ def embed(
         embeddings.LayerNorm.weight,
         embeddings.LayerNorm.bias,
         embeddings.LayerNorm.eps,
+        None,
         out,
     )
     return out
@@ -79,7 +80,7 @@ def unpack(
     scatter_rows = ops.implementation_of("scatter_rows", implementation)
     places = shape.numel()
     hidden = result.hidden.new_zeros(places, result.hidden.size(1))
-    scatter_rows(result.hidden, tokens.flat_index, hidden)
+    scatter_rows(result.hidden, tokens.flat_index, None, hidden)
     n_updates = result.n_updates.new_zeros(places)
     n_updates[tokens.flat_index] = result.n_updates
     remainders = torch.zeros_like(n_updates)

@@ -55,6 +55,7 @@ def iterate(
     n_updates = hidden.new_empty(hidden.size(0), dtype=state_dtype)
     remainders = torch.empty_like(n_updates)
     key_store = value_store = None
+    workspace = offsets.new_zeros(ops.halting_workspace(hidden.size(0)))
 
     running = moved = hidden
     token_index = moved_index = torch.arange(hidden.size(0), device=hidden.device)
@@ -68,7 +69,7 @@ def iterate(
         if key_store is None:  # the first iteration moves all tokens, in order
             key_store, value_store = keys, values
         else:
-            op["write_kv"](keys, values, moved_index, key_store, value_store)
+            op["write_kv"](keys, values, moved_index, None, key_store, value_store)
         queries = attention.query(running)
         attended = torch.empty_like(queries)
         op["ragged_attention"](
@@ -87,14 +88,13 @@ def iterate(
         projected = attention.dense(attended)
         ffn_input = torch.empty_like(running)
         norm = layer.LayerNorm
-        op["add_layer_norm"](projected, running, norm.weight, norm.bias, norm.eps, ffn_input)
+        op["add_layer_norm"](projected, running, norm.weight, norm.bias, norm.eps, None, ffn_input)
         ffn_output = layer.ffn_output(layer.activation(layer.ffn(ffn_input)))
 
         moved = torch.empty_like(running)
         moved_index = torch.empty_like(token_index)
         next_probability = torch.empty_like(accumulated_probability)
         next_offsets = torch.empty_like(query_offsets)
-        asking = torch.empty_like(query_offsets[:1])
         norm = layer.full_layer_layer_norm
         op["halting_step"](
             ffn_output,
@@ -107,6 +107,7 @@ def iterate(
             halting.bias,
             threshold,
             iteration,
+            iteration == max_iterations,
             accumulated_probability,
             token_index,
             query_offsets,
@@ -114,19 +115,14 @@ def iterate(
             next_probability,
             moved_index,
             next_offsets,
-            asking,
+            workspace[: ops.halting_workspace(running.size(0))],
             out,
             n_updates,
             remainders,
         )
-        count, asking_count = torch.cat([next_offsets[-1:], asking]).tolist()
+        count = int(next_offsets[-1])
+        if count == 0:
+            break
         running, token_index = moved[:count], moved_index[:count]
         accumulated_probability, query_offsets = next_probability[:count], next_offsets
-        if asking_count == 0:
-            break
-
-    # Tokens that never halted: at the iteration limit, or exactly at the threshold.
-    op["scatter_rows"](running, token_index, out)
-    n_updates[token_index] = iteration
-    remainders[token_index] = 0
     return result

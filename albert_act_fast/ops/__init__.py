@@ -3,6 +3,11 @@
 # Importing these registers the operators; the schemas come first.
 from albert_act_fast.ops import contracts, torch_ops  # noqa: F401, I001
 from albert_act_fast import native  # noqa: F401
-from albert_act_fast.ops.contracts import OPERATORS, implementation_of, registered
+from albert_act_fast.ops.contracts import (
+    OPERATORS,
+    halting_workspace,
+    implementation_of,
+    registered,
+)
 
-__all__ = ["OPERATORS", "implementation_of", "registered"]
+__all__ = ["OPERATORS", "halting_workspace", "implementation_of", "registered"]

@@ -9,7 +9,8 @@ R rows of this iteration, T tokens in the batch, B sequences, H hidden size, E e
 A heads, D = H / A. Sequence b owns rows `offsets[b]` to `offsets[b + 1]`. Indices are int64.
 Outputs are written into tensors the caller provides (never read before they are written, so they
 may hold anything), because a captured GPU graph can allocate nothing. `R` is an upper bound: rows
-from `query_offsets[B]` on are not live, and an implementation neither reads nor writes them.
+from `query_offsets[B]` (or `row_count[0]`, where given) on are not live, and an implementation
+neither reads nor writes them. Both are read where the rows are, never by the host of a GPU.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ def _expect_shapes(op: str, shapes: dict[str, tuple[Tensor, tuple]]) -> None:
         )
 
 
+def _row_count(row_count: Tensor | None) -> dict[str, tuple[Tensor, tuple]]:
+    return {} if row_count is None else {"row_count": (row_count, (1,))}
+
+
+def halting_workspace(rows: int) -> int:
+    """Length of `halting_step`'s workspace for `rows` rows."""
+    return rows + 8
+
+
 def _check_embed_tokens(
     token_ids,
     token_type_ids,
@@ -45,6 +55,7 @@ def _check_embed_tokens(
     ln_weight,
     ln_bias,
     eps,
+    row_count,
     out,
 ):
     tokens, width = token_ids.size(0), word.size(1)
@@ -55,13 +66,14 @@ def _check_embed_tokens(
         "ln_weight": (ln_weight, (width,)),
         "ln_bias": (ln_bias, (width,)),
         "out": (out, (tokens, width)),
+        **_row_count(row_count),
     }
     if position is not None:
         shapes["position"] = (position, (position.size(0), width))
     _expect_shapes("embed_tokens", shapes)
 
 
-def _check_write_kv(keys, values, token_index, key_store, value_store):
+def _check_write_kv(keys, values, token_index, row_count, key_store, value_store):
     _expect_shapes(
         "write_kv",
         {
@@ -69,6 +81,7 @@ def _check_write_kv(keys, values, token_index, key_store, value_store):
             "token_index": (token_index, (keys.size(0),)),
             "key_store": (key_store, (key_store.size(0), keys.size(1))),
             "value_store": (value_store, (key_store.size(0), keys.size(1))),
+            **_row_count(row_count),
         },
     )
 
@@ -106,7 +119,7 @@ def _check_ragged_attention(
     _expect_shapes("ragged_attention", shapes)
 
 
-def _check_add_layer_norm(x, residual, weight, bias, eps, out):
+def _check_add_layer_norm(x, residual, weight, bias, eps, row_count, out):
     _expect_shapes(
         "add_layer_norm",
         {
@@ -114,6 +127,7 @@ def _check_add_layer_norm(x, residual, weight, bias, eps, out):
             "weight": (weight, (x.size(1),)),
             "bias": (bias, (x.size(1),)),
             "out": (out, tuple(x.shape)),
+            **_row_count(row_count),
         },
     )
 
@@ -129,6 +143,7 @@ def _check_halting_step(
     halting_bias,
     threshold,
     iteration,
+    last,
     accumulated_probability,
     token_index,
     query_offsets,
@@ -136,7 +151,7 @@ def _check_halting_step(
     next_accumulated_probability,
     next_token_index,
     next_query_offsets,
-    asking,
+    workspace,
     out,
     n_updates,
     remainders,
@@ -158,18 +173,22 @@ def _check_halting_step(
             "next_accumulated_probability": (next_accumulated_probability, (rows,)),
             "next_token_index": (next_token_index, (rows,)),
             "next_query_offsets": (next_query_offsets, tuple(query_offsets.shape)),
-            "asking": (asking, (1,)),
             "out": (out, (tokens, width)),
             "n_updates": (n_updates, (tokens,)),
             "remainders": (remainders, (tokens,)),
+            "workspace": (workspace, (halting_workspace(rows),)),
         },
     )
 
 
-def _check_scatter_rows(rows, row_index, out):
+def _check_scatter_rows(rows, row_index, row_count, out):
     _expect_shapes(
         "scatter_rows",
-        {"row_index": (row_index, (rows.size(0),)), "out": (out, (out.size(0), rows.size(1)))},
+        {
+            "row_index": (row_index, (rows.size(0),)),
+            "out": (out, (out.size(0), rows.size(1))),
+            **_row_count(row_count),
+        },
     )
 
 
@@ -181,13 +200,13 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     "embed_tokens": (
         "(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word, "
         "Tensor token_type, Tensor? position, Tensor ln_weight, Tensor ln_bias, float eps, "
-        "Tensor(a!) out) -> ()",
+        "Tensor? row_count, Tensor(a!) out) -> ()",
         _check_embed_tokens,
     ),
     # key_store[token_index[r]] = keys[r]; value_store[token_index[r]] = values[r].
     "write_kv": (
-        "(Tensor keys, Tensor values, Tensor token_index, Tensor(a!) key_store, "
-        "Tensor(b!) value_store) -> ()",
+        "(Tensor keys, Tensor values, Tensor token_index, Tensor? row_count, "
+        "Tensor(a!) key_store, Tensor(b!) value_store) -> ()",
         _check_write_kv,
     ),
     # out[r] = softmax(q k^T / sqrt(D) + relative) v, heads side by side in a row, over all tokens
@@ -203,7 +222,8 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     ),
     # out = LayerNorm(x + residual)
     "add_layer_norm": (
-        "(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, Tensor(a!) out) -> ()",
+        "(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, Tensor? row_count, "
+        "Tensor(a!) out) -> ()",
         _check_add_layer_norm,
     ),
     # The end of an iteration, for every running row r:
@@ -218,20 +238,23 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     # remainders[token] = its remainder. Two more kinds of rows leave so, with remainder 0:
     # those whose accumulated probability is exactly 1 (possible where the threshold is 1), and
     # those whose p is NaN, with n_updates[token] = iteration - 1.
-    # asking[0] = rows that run on with an accumulated probability below the threshold: where it
-    # is 0 no further iteration is due, even if rows remain (they equal the threshold exactly).
+    # Where `last`, or where every row that would run on equals the threshold exactly (so that no
+    # further iteration is due), those rows are finished too: n_updates[token] = iteration,
+    # remainders[token] = 0, all next_query_offsets 0, and the order of the slots means nothing.
+    # So the iterations are over once next_query_offsets[B] is 0, and only then.
+    # workspace: int64 [halting_workspace(R)], zeros before the call and after it.
     "halting_step": (
         "(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_weight, Tensor ln_bias, "
         "float eps, Tensor halting_weight, Tensor halting_bias, float threshold, int iteration, "
-        "Tensor accumulated_probability, Tensor token_index, Tensor query_offsets, "
+        "bool last, Tensor accumulated_probability, Tensor token_index, Tensor query_offsets, "
         "Tensor(a!) next_hidden, Tensor(b!) next_accumulated_probability, "
-        "Tensor(c!) next_token_index, Tensor(d!) next_query_offsets, Tensor(e!) asking, "
+        "Tensor(c!) next_token_index, Tensor(d!) next_query_offsets, Tensor(e!) workspace, "
         "Tensor(f!) out, Tensor(g!) n_updates, Tensor(h!) remainders) -> ()",
         _check_halting_step,
     ),
     # out[row_index[r]] = rows[r]; other rows of `out` stay.
     "scatter_rows": (
-        "(Tensor rows, Tensor row_index, Tensor(a!) out) -> ()",
+        "(Tensor rows, Tensor row_index, Tensor? row_count, Tensor(a!) out) -> ()",
         _check_scatter_rows,
     ),
 }

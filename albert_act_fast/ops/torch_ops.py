@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from albert_act_fast.ops import contracts
 
 
+def _live(row_count: Tensor | None) -> slice:
+    return slice(None if row_count is None else int(row_count))
+
+
 def embed_tokens(
     token_ids,
     token_type_ids,
@@ -22,18 +26,21 @@ def embed_tokens(
     ln_weight,
     ln_bias,
     eps,
+    row_count,
     out,
 ):
-    rows = word.index_select(0, token_ids)
-    rows += token_type.index_select(0, token_type_ids)
+    live = _live(row_count)
+    rows = word.index_select(0, token_ids[live])
+    rows += token_type.index_select(0, token_type_ids[live])
     if position is not None:
-        rows += position.index_select(0, position_ids)
-    out.copy_(F.layer_norm(rows, rows.shape[-1:], ln_weight, ln_bias, eps))
+        rows += position.index_select(0, position_ids[live])
+    out[live].copy_(F.layer_norm(rows, rows.shape[-1:], ln_weight, ln_bias, eps))
 
 
-def write_kv(keys, values, token_index, key_store, value_store):
-    key_store.index_copy_(0, token_index, keys)
-    value_store.index_copy_(0, token_index, values)
+def write_kv(keys, values, token_index, row_count, key_store, value_store):
+    live = _live(row_count)
+    key_store.index_copy_(0, token_index[live], keys[live])
+    value_store.index_copy_(0, token_index[live], values[live])
 
 
 def ragged_attention(
@@ -136,8 +143,9 @@ def relative_scores(q, k, query_positions, key_positions, distance_embedding, ke
     return scores
 
 
-def add_layer_norm(x, residual, weight, bias, eps, out):
-    out.copy_(F.layer_norm(x + residual, x.shape[-1:], weight, bias, eps))
+def add_layer_norm(x, residual, weight, bias, eps, row_count, out):
+    live = _live(row_count)
+    out[live].copy_(F.layer_norm(x[live] + residual[live], x.shape[-1:], weight, bias, eps))
 
 
 def halting_probability(candidate: Tensor, weight: Tensor, bias: Tensor, dtype) -> Tensor:
@@ -170,6 +178,7 @@ def halting_step(
     halting_bias,
     threshold,
     iteration,
+    last,
     accumulated_probability,
     token_index,
     query_offsets,
@@ -177,7 +186,7 @@ def halting_step(
     next_accumulated_probability,
     next_token_index,
     next_query_offsets,
-    asking,
+    workspace,
     out,
     n_updates,
     remainders,
@@ -192,6 +201,8 @@ def halting_step(
     weight = weight.unsqueeze(1)
     mixed = torch.addcmul((1 - weight) * hidden, weight, candidate).to(hidden.dtype)
 
+    if last or not bool((goes_on & (reached < threshold)).any()):
+        goes_on = torch.zeros_like(goes_on)
     staying = goes_on.nonzero().squeeze(1)
     leaving = (~goes_on).nonzero().squeeze(1)
     slots = torch.cat([staying, leaving.flip(0)])
@@ -201,7 +212,6 @@ def halting_step(
     torch.index_select(reached, 0, staying, out=next_accumulated_probability[:count])
     survivors_before = F.pad(goes_on.cumsum(0), (1, 0))
     torch.index_select(survivors_before, 0, query_offsets, out=next_query_offsets)
-    asking.copy_((reached[staying] < threshold).sum())
 
     finished = token_index[leaving]
     out.index_copy_(0, finished, mixed[leaving])
@@ -210,8 +220,9 @@ def halting_step(
     remainders[finished] = remainder[leaving]
 
 
-def scatter_rows(rows, row_index, out):
-    out.index_copy_(0, row_index, rows)
+def scatter_rows(rows, row_index, row_count, out):
+    live = _live(row_count)
+    out.index_copy_(0, row_index[live], rows[live])
 
 
 for _name in contracts.OPERATORS:

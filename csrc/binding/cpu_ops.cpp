@@ -27,6 +27,14 @@ int64_t check_offsets(const char* op, const char* name, const int64_t* offsets, 
     return offsets[sequences];
 }
 
+// The live ones of `rows` rows.
+int64_t live_rows(const Arguments& check, const std::optional<Tensor>& row_count, int64_t rows) {
+    if (!row_count.has_value()) return rows;
+    const int64_t live = *check.vector<const int64_t>("row_count", *row_count, 1);
+    check.check_range("row_count", &live, 1, rows + 1);
+    return live;
+}
+
 template <class T>
 void copy_rows(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
                int64_t begin, int64_t end, int64_t width) {
@@ -38,7 +46,7 @@ void copy_rows(const cpu::Matrix<const T>& from, const int64_t* index, const cpu
 
 void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word,
                   Tensor token_type, std::optional<Tensor> position, Tensor ln_weight,
-                  Tensor ln_bias, double eps, Tensor out) {
+                  Tensor ln_bias, double eps, std::optional<Tensor> row_count, Tensor out) {
     for_dtype("embed_tokens", word, [&](auto element) {
         using T = decltype(element);
         const Arguments check("embed_tokens");
@@ -53,53 +61,57 @@ void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, 
             check.norm<T>(ln_weight, ln_bias, eps, width),
             check.matrix<T>("out", out, tokens, width),
             width};
-        check.check_range("token_ids", args.token_ids, tokens, word.size(0));
-        check.check_range("token_type_ids", args.token_type_ids, tokens, token_type.size(0));
+        const int64_t live = live_rows(check, row_count, tokens);
+        check.check_range("token_ids", args.token_ids, live, word.size(0));
+        check.check_range("token_type_ids", args.token_type_ids, live, token_type.size(0));
         if (position.has_value()) {
             args.position = check.matrix<const T>("position", *position, position->size(0), width);
-            check.check_range("position_ids", args.position_ids, tokens, position->size(0));
+            check.check_range("position_ids", args.position_ids, live, position->size(0));
         }
-        for_rows(tokens, [&](int64_t begin, int64_t end) {
+        for_rows(live, [&](int64_t begin, int64_t end) {
             cpu::kernels<T>().embed_tokens(args, begin, end);
         });
     });
 }
 
-void write_kv(Tensor keys, Tensor values, Tensor token_index, Tensor key_store,
-              Tensor value_store) {
+void write_kv(Tensor keys, Tensor values, Tensor token_index, std::optional<Tensor> row_count,
+              Tensor key_store, Tensor value_store) {
     for_dtype("write_kv", keys, [&](auto element) {
         using T = decltype(element);
         const Arguments check("write_kv");
         const int64_t rows = keys.size(0), width = keys.size(1), tokens = key_store.size(0);
         const auto* index = check.vector<const int64_t>("token_index", token_index, rows);
-        check.check_range("token_index", index, rows, tokens);
+        const int64_t live = live_rows(check, row_count, rows);
+        check.check_range("token_index", index, live, tokens);
         const auto from_keys = check.matrix<const T>("keys", keys, rows, width);
         const auto from_values = check.matrix<const T>("values", values, rows, width);
         const auto to_keys = check.matrix<T>("key_store", key_store, tokens, width);
         const auto to_values = check.matrix<T>("value_store", value_store, tokens, width);
-        for_rows(rows, [&](int64_t begin, int64_t end) {
+        for_rows(live, [&](int64_t begin, int64_t end) {
             copy_rows(from_keys, index, to_keys, begin, end, width);
             copy_rows(from_values, index, to_values, begin, end, width);
         });
     });
 }
 
-void scatter_rows(Tensor rows, Tensor row_index, Tensor out) {
+void scatter_rows(Tensor rows, Tensor row_index, std::optional<Tensor> row_count, Tensor out) {
     for_dtype("scatter_rows", rows, [&](auto element) {
         using T = decltype(element);
         const Arguments check("scatter_rows");
         const int64_t count = rows.size(0), width = rows.size(1);
         const auto* index = check.vector<const int64_t>("row_index", row_index, count);
-        check.check_range("row_index", index, count, out.size(0));
+        const int64_t live = live_rows(check, row_count, count);
+        check.check_range("row_index", index, live, out.size(0));
         const auto from = check.matrix<const T>("rows", rows, count, width);
         const auto to = check.matrix<T>("out", out, out.size(0), width);
-        for_rows(count, [&](int64_t begin, int64_t end) {
+        for_rows(live, [&](int64_t begin, int64_t end) {
             copy_rows(from, index, to, begin, end, width);
         });
     });
 }
 
-void add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps, Tensor out) {
+void add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, double eps,
+                    std::optional<Tensor> row_count, Tensor out) {
     for_dtype("add_layer_norm", x, [&](auto element) {
         using T = decltype(element);
         const Arguments check("add_layer_norm");
@@ -108,7 +120,7 @@ void add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, doubl
                                         check.matrix<const T>("residual", residual, rows, width),
                                         check.norm<T>(weight, bias, eps, width),
                                         check.matrix<T>("out", out, rows, width), width};
-        for_rows(rows, [&](int64_t begin, int64_t end) {
+        for_rows(live_rows(check, row_count, rows), [&](int64_t begin, int64_t end) {
             cpu::kernels<T>().add_layer_norm(args, begin, end);
         });
     });
@@ -162,10 +174,10 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
 
 void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_weight,
                   Tensor ln_bias, double eps, Tensor halting_weight, Tensor halting_bias,
-                  double threshold, int64_t iteration, Tensor accumulated_probability,
+                  double threshold, int64_t iteration, bool last, Tensor accumulated_probability,
                   Tensor token_index, Tensor query_offsets, Tensor next_hidden,
                   Tensor next_accumulated_probability, Tensor next_token_index,
-                  Tensor next_query_offsets, Tensor asking, Tensor out, Tensor n_updates,
+                  Tensor next_query_offsets, Tensor workspace, Tensor out, Tensor n_updates,
                   Tensor remainders) {
     for_dtype("halting_step", hidden, [&](auto element) {
         using T = decltype(element);
@@ -183,6 +195,7 @@ void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_
             State(load(*bias)),
             State(threshold),
             iteration,
+            last,
             check.vector<const State>("accumulated_probability", accumulated_probability, rows),
             check.vector<const int64_t>("token_index", token_index, rows),
             check.vector<const int64_t>("query_offsets", query_offsets, sequences + 1),
@@ -192,21 +205,23 @@ void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_
             check.vector<State>("next_accumulated_probability", next_accumulated_probability, rows),
             check.vector<int64_t>("next_token_index", next_token_index, rows),
             check.vector<int64_t>("next_query_offsets", next_query_offsets, sequences + 1),
-            check.vector<int64_t>("asking", asking, 1),
             check.matrix<T>("out", out, tokens, width),
             check.vector<State>("n_updates", n_updates, tokens),
             check.vector<State>("remainders", remainders, tokens),
             nullptr,
+            nullptr,
             nullptr};
+        // Memory of its own serves here; the contract's is for devices that cannot allocate.
+        check.vector<int64_t>("workspace", workspace, rows + 8);
         const int64_t live =
             check_offsets("halting_step", "query_offsets", args.query_offsets, sequences, rows);
         check.check_range("token_index", args.token_index, live, tokens);
         const int64_t blocks = (live + cpu::kHaltingBlock - 1) / cpu::kHaltingBlock;
         std::vector<int64_t> running_up_to(size_t(blocks), -1);
-        int64_t ticket = 0;
+        int64_t ticket = 0, asking = 0;
         args.ticket = &ticket;
         args.running_up_to = running_up_to.data();
-        *args.asking = 0;
+        args.asking = &asking;
         if (blocks == 0) {
             std::fill_n(args.next_query_offsets, sequences + 1, 0);
             return;
@@ -215,6 +230,7 @@ void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_
             std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
         torch::stable::parallel_for(
             0, workers, 1, [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
+        if (asking == 0) cpu::kernels<T>().finish_rows(args);
     });
 }
 

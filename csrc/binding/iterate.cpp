@@ -88,7 +88,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> iterate(
     Tensor n_updates = torch::stable::new_empty(hidden, {tokens}, ScalarType::Float);
     Tensor remainders = torch::stable::empty_like(n_updates);
     Tensor running_rows = torch::stable::new_zeros(offsets, {max_iterations});
-    Tensor asking = torch::stable::new_empty(offsets, {1});
     const ScalarType dtype = hidden.scalar_type();
     const int64_t capacity = rounded_up(tokens, dtype);
     Tensor attended = torch::stable::new_zeros(hidden, {capacity, width});
@@ -114,14 +113,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> iterate(
         if (iteration == 1)
             store = moved_kv;
         else
-            scatter_rows(moved_kv, moved_index, store);
+            scatter_rows(moved_kv, moved_index, {}, store);
         Tensor queries = rows_of(query(rows_of(now.hidden, wide)), rows);
         Tensor running = rows_of(now.hidden, rows), input = rows_of(ffn_input, rows);
         ragged_attention(queries, columns_of(store, 0, width), columns_of(store, width, width),
                          now.query_offsets, offsets, now.token_index, positions, heads,
                          distance_embedding, key_distances, rows_of(attended, rows));
         Tensor projected = dense(rows_of(attended, wide));
-        add_layer_norm(rows_of(projected, rows), running, norms[0], norms[1], attention_eps, input);
+        add_layer_norm(rows_of(projected, rows), running, norms[0], norms[1], attention_eps, {},
+                       input);
         Tensor output = ffn_output(ffn(rows_of(ffn_input, wide), activation));
 
         Running& next = sets[iteration % 2];
@@ -130,21 +130,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> iterate(
         moved_index = rows_of(next.token_index, rows);
         halting_step(rows_of(output, rows), input, running, norms[2], norms[3], output_eps,
                      halting_weight, halting_bias, threshold, iteration,
-                     now.accumulated_probability, now.token_index, now.query_offsets,
-                     rows_of(next.hidden, rows), rows_of(next.accumulated_probability, rows),
-                     moved_index, next.query_offsets, asking, out, n_updates, remainders);
+                     iteration == max_iterations, now.accumulated_probability, now.token_index,
+                     now.query_offsets, rows_of(next.hidden, rows),
+                     rows_of(next.accumulated_probability, rows), moved_index, next.query_offsets,
+                     torch::stable::new_zeros(offsets, {rows + 8}), out, n_updates, remainders);
         rows = integers(next.query_offsets)[offsets.size(0) - 1];
         now = {next.hidden, rows_of(next.accumulated_probability, rows),
                rows_of(next.token_index, rows), next.query_offsets};
-        if (*integers(asking) == 0 || iteration == max_iterations) break;
-    }
-
-    // Tokens that never halted: at the iteration limit, or exactly at the threshold.
-    scatter_rows(rows_of(now.hidden, rows), now.token_index, out);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t token = integers(now.token_index)[r];
-        static_cast<float*>(n_updates.data_ptr())[token] = float(iteration);
-        static_cast<float*>(remainders.data_ptr())[token] = 0;
+        if (rows == 0) break;
     }
     return {out, n_updates, remainders, running_rows};
 }

@@ -61,20 +61,22 @@ inline __attribute__((always_inline)) void softmax(A* scores, int64_t count, int
     for (int64_t j = 0; j < count; ++j) scores[j] *= scale;
 }
 
-// Adds q . e, or (q + k) . e, with e the embedding of the distance from query to key.
+// Adds q . e, or (q + k) . e, with e the embedding of the distance from query to key. `scratch`
+// holds two heads.
 template <class T, class A>
 inline void add_relative(const RaggedAttention<T>& args, const A* query, int64_t query_position,
-                         int64_t first_key, int64_t keys, int64_t column, A* scores) {
+                         int64_t first_key, int64_t keys, int64_t column, A* scratch, A* scores) {
+    A *with = scratch, *embedding = scratch + args.head_size;
     for (int64_t j = 0; j < keys; ++j) {
         const int64_t distance = query_position - args.positions[first_key + j];
         const T* e = args.distance_embedding.row(distance + args.distances / 2);
         const T* k = args.keys.row(first_key + j) + column;
-        A sum = 0;
+#pragma omp simd
         for (int64_t i = 0; i < args.head_size; ++i) {
-            const A with = args.key_distances ? query[i] + A(load(k[i])) : query[i];
-            sum += with * A(load(e[i]));
+            embedding[i] = load(e[i]);
+            with[i] = args.key_distances ? query[i] + A(load(k[i])) : query[i];
         }
-        scores[j] += sum;
+        scores[j] += dot(with, embedding, args.head_size);
     }
 }
 
@@ -92,6 +94,7 @@ void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int6
     const int64_t most = padded<A>(longest);
     Scratch<A> transposed(size * most), values(longest * wide), scores(kQueriesAtOnce * most);
     Scratch<A> queries(2 * kQueriesAtOnce * size), contexts(kQueriesAtOnce * wide);
+    Scratch<A> relative(2 * size);
     const A scale = A(1) / A(__builtin_sqrt(double(size)));
 
     int64_t loaded_sequence = -1, loaded_head = -1;
@@ -134,7 +137,7 @@ void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int6
                 if (args.distance_embedding.data != nullptr && q < count)
                     add_relative(args, queries.data + q * size,
                                  args.positions[args.token_index[r + q]], first_key, keys, column,
-                                 row);
+                                 relative.data, row);
                 softmax(row, keys, columns);
             }
             multiply(scores.data, columns, values.data, wide, contexts.data, wide, keys, wide);

@@ -31,6 +31,7 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
         const A logit = dot(g, halting_weight, width) + args.halting_bias;
         const A p = A(1) / (A(1) + A(__builtin_exp(double(-logit))));
         rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.threshold);
+        rule[r - begin].goes_on &= !args.last;
         running += rule[r - begin].goes_on;
         asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.threshold;
     }
@@ -77,6 +78,20 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
     }
     if (end == live)
         for (; sequence <= args.sequences; ++sequence) args.next_query_offsets[sequence] = slot;
+}
+
+// Where no row that goes on asks for another iteration, all of them are finished after all.
+template <class T>
+void finish_rows(const HaltingStep<T>& args) {
+    for (int64_t slot = 0; slot < args.next_query_offsets[args.sequences]; ++slot) {
+        const int64_t token = args.next_token_index[slot];
+        const T* from = args.next_hidden.row(slot);
+        T* to = args.out.row(token);
+        for (int64_t i = 0; i < args.width; ++i) to[i] = from[i];
+        args.n_updates[token] = Arithmetic<T>(args.iteration);
+        args.remainders[token] = 0;
+    }
+    for (int64_t b = 0; b <= args.sequences; ++b) args.next_query_offsets[b] = 0;
 }
 
 template <class T>

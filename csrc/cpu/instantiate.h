@@ -18,7 +18,7 @@ namespace AAF_NAMESPACE {
 template <class T>
 const Kernels<T>& kernels() {
     static constexpr Kernels<T> all = {&embed_tokens<T>, &add_layer_norm<T>, &ragged_attention<T>,
-                                       &halting_step<T>};
+                                       &halting_step<T>, &finish_rows<T>};
     return all;
 }
 template const Kernels<float>& kernels<float>();

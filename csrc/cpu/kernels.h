@@ -63,17 +63,19 @@ struct HaltingStep {
     const T* halting_weight;
     State halting_bias, threshold;
     int64_t iteration;
+    bool last;
     const State* accumulated_probability;
     const int64_t *token_index, *query_offsets;
     int64_t sequences, width;
     Matrix<T> next_hidden;
     State* next_accumulated_probability;
-    int64_t *next_token_index, *next_query_offsets, *asking;
+    int64_t *next_token_index, *next_query_offsets;
     Matrix<T> out;
     State *n_updates, *remainders;
     // Shared by the workers of one call. ticket: the next block nobody works on, from 0.
-    // running_up_to[i]: rows that go on in blocks 0 to i, -1 until known. asking starts at 0.
-    int64_t *ticket, *running_up_to;
+    // running_up_to[i]: rows that go on in blocks 0 to i, -1 until known. asking: rows that go on
+    // below the threshold, from 0.
+    int64_t *ticket, *running_up_to, *asking;
 };
 
 // Rows that one worker takes at a time. The candidate states of a block stay in cache between the
@@ -91,6 +93,8 @@ struct Kernels {
                              int64_t end);
     // Takes blocks by ticket until none is left; to be called once by each worker.
     void (*halting_step)(const HaltingStep<T>&);
+    // By one worker after the others, where `asking` stayed 0.
+    void (*finish_rows)(const HaltingStep<T>&);
 };
 
 // The kernels for the widest instruction set that this machine has.

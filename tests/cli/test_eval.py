@@ -86,8 +86,8 @@ def test_differing_predictions_fail_loudly(error, sentiment, monkeypatch):
     """An engine that is wrong: its rows come back in another order."""
     scatter = torch_ops.scatter_rows
 
-    def wrong(rows, row_index, out):
-        scatter(-rows, row_index, out)
+    def wrong(rows, row_index, row_count, out):
+        scatter(-rows, row_index, row_count, out)
 
     library = torch.library.Library("albert_act_fast", "IMPL")
     library.impl("scatter_rows.torch", wrong, "CPU")

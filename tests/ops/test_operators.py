@@ -91,7 +91,7 @@ def check(call: Call, ran: Call, exact: bool = False) -> None:
 def _slots_by_token(ran: Call, expected: tuple, slots: torch.Tensor) -> torch.Tensor:
     """The order among the rows that left is free: finds each one's slot by its token."""
     tokens = expected[1]
-    leaving = tokens.numel() - int(ran.arguments["asking"])
+    leaving = tokens.numel() - int(ran.arguments["next_query_offsets"][-1])
     if leaving == 0:
         return slots
     kept = slots[: tokens.numel() - leaving]
@@ -131,8 +131,6 @@ def test_no_rows(name, implementation, device, dtype):
         for output in call.outputs:
             if output == "next_query_offsets":
                 assert ran.arguments[output].tolist() == [0, 0, 0]
-            elif output == "asking":
-                assert ran.arguments[output].tolist() == [0]
             else:
                 assert _same_bits(ran.arguments[output], call.arguments[output]), output
 
@@ -196,28 +194,29 @@ def test_both_ways_the_torch_implementation_attends(path, distances, dtype):
     ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "halting_step"]
 )
 @every_dtype
+@pytest.mark.parametrize("last", [False, True], ids=["", "last"])
 @pytest.mark.parametrize("threshold", [0.5, 0.6000000238418579, 0.9900000095367432, 1.0])
-def test_halting_step_at_every_threshold(name, implementation, device, dtype, threshold):
+def test_halting_step_at_every_threshold(name, implementation, device, dtype, threshold, last):
     for seed in range(4):
         make = Maker(3000 + seed, dtype, wide=seed % 2 == 0)
         try:
-            call = MAKERS[name](make, 48, RAGGED["ragged"], threshold=threshold)
+            call = MAKERS[name](make, 48, RAGGED["ragged"], threshold=threshold, last=last)
         except AssertionError:
             pytest.fail("this seed's rows cannot be kept from the threshold: choose another")
         check(call, apply(call, implementation, device))
 
 
-# accumulated probability, threshold, then (with p = 0.5 exactly): does the row run on, does it
-# ask for another iteration, its n_updates after iteration 3 and its remainder where it is finished.
+# accumulated probability, threshold, then (with p = 0.5 exactly): does the row run on as long as
+# another one asks for an iteration, does it ask for one itself, its remainder once it is finished.
 TIES = {
-    "below": (0.0, 0.99, True, True, None, None),
-    "reaches the threshold": (0.0, 0.5, True, False, None, None),
-    "at the threshold already": (0.5, 0.5, False, False, 3, 0.5),
-    "passes": (0.25, 0.5, False, False, 3, 0.75),
-    "reaches a threshold of 1": (0.5, 1.0, False, False, 3, 0.0),
-    "passes a threshold of 1": (0.625, 1.0, False, False, 3, 0.375),
-    "one rounding below": (0.25, 0.75 + 2**-24, True, True, None, None),
-    "one rounding above": (0.25, 0.75 - 2**-24, False, False, 3, 0.75),
+    "below": (0.0, 0.99, True, True, 0.0),
+    "reaches the threshold": (0.0, 0.5, True, False, 0.0),
+    "at the threshold already": (0.5, 0.5, False, False, 0.5),
+    "passes": (0.25, 0.5, False, False, 0.75),
+    "reaches a threshold of 1": (0.5, 1.0, False, False, 0.0),
+    "passes a threshold of 1": (0.625, 1.0, False, False, 0.375),
+    "one rounding below": (0.25, 0.75 + 2**-24, True, True, 0.0),
+    "one rounding above": (0.25, 0.75 - 2**-24, False, False, 0.75),
 }
 
 
@@ -227,27 +226,35 @@ TIES = {
 @every_dtype
 @pytest.mark.parametrize("tie", TIES.values(), ids=list(TIES))
 @pytest.mark.parametrize("beyond", [0, 3])
-def test_halting_step_at_the_edges(name, implementation, device, dtype, tie, beyond):
-    hp, threshold, runs_on, asks, n_updates, remainder = tie
-    call = MAKERS[name](Maker(5, dtype, False), 5, [1], beyond=beyond)
+@pytest.mark.parametrize("last", [False, True], ids=["", "last"])
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "another-asks"])
+def test_halting_step_at_the_edges(name, implementation, device, dtype, tie, beyond, last, company):
+    hp, threshold, runs_on, asks, remainder = tie
+    lengths = [1, 1] if company else [1]
+    call = MAKERS[name](Maker(5, dtype, False), 5, lengths, beyond=beyond)
     a = call.arguments
+    rows = len(lengths)
+    a["token_index"][:rows] = torch.arange(rows)
+    a["query_offsets"][:] = torch.arange(rows + 1)
     a["halting_weight"].zero_()
     a["halting_bias"].zero_()
-    a["accumulated_probability"][0] = hp
-    a["threshold"] = threshold
+    a["accumulated_probability"][:rows] = torch.tensor([hp, threshold - 0.75])[:rows]
+    a["threshold"], a["last"] = threshold, last
     ran = apply(call, implementation, device).arguments
-    assert ran["next_query_offsets"].tolist() == [0, int(runs_on)]
-    assert ran["asking"].tolist() == [int(asks)]
-    assert ran["next_token_index"][0] == 0
-    if runs_on:
+    goes_on = runs_on and not last and (asks or company)
+    assert ran["next_query_offsets"].diff().tolist() == [int(goes_on), *([int(not last)] * company)]
+    assert not ran["workspace"].any()
+    if goes_on:
+        assert ran["next_token_index"][0] == 0
         assert ran["next_accumulated_probability"][0] == hp + 0.5
-        assert ran["out"].isnan().all()
-        assert ran["n_updates"].isnan().all()
+        assert ran["out"][0].isnan().all()
+        assert ran["n_updates"][0].isnan()
+        assert ran["remainders"][0].isnan()
     else:
-        assert ran["next_accumulated_probability"].isnan().all()
-        assert torch.equal(ran["out"][0], ran["next_hidden"][0])
-        assert ran["n_updates"].tolist() == [n_updates]
-        assert ran["remainders"].tolist() == [remainder]
+        slot = ran["next_token_index"][:rows].tolist().index(0)
+        assert torch.equal(ran["out"][0], ran["next_hidden"][slot])
+        assert ran["n_updates"][0] == 3
+        assert ran["remainders"][0] == remainder
 
 
 @pytest.mark.parametrize(
@@ -277,4 +284,3 @@ def test_a_row_that_is_nan_leaves_alone(name, implementation, device, dtype):
         assert hidden.isnan().all() if other == token else torch.equal(hidden, before[other])
     survivors = ran["next_token_index"][: int(ran["next_query_offsets"][-1])].tolist()
     assert token not in survivors
-    assert int(ran["asking"]) == len(survivors)

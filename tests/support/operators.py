@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from albert_act_fast import ops
+
 INTEGER_POISON = -7_777_777
 # Written rows of an output and their values.
 Written = dict[str, tuple[Tensor, Tensor]]
@@ -97,36 +99,45 @@ def beyond_live(index: Tensor, beyond: int) -> Tensor:
     return torch.cat([index, torch.full((beyond,), 2**40)])
 
 
-def embed_tokens(make: Maker, width: int, lengths: list[int], position: bool = True) -> Call:
+def counted(rows: int, beyond: int) -> Tensor | None:
+    """`row_count` where there are rows beyond the live ones, else none."""
+    return torch.tensor([rows]) if beyond else None
+
+
+def embed_tokens(
+    make: Maker, width: int, lengths: list[int], position: bool = True, beyond: int = 4
+) -> Call:
     tokens = sum(lengths)
     return Call(
         "embed_tokens",
         {
-            "token_ids": make.integers(29, tokens),
-            "token_type_ids": make.integers(2, tokens),
-            "position_ids": make.integers(40, tokens),
+            "token_ids": beyond_live(make.integers(29, tokens), beyond),
+            "token_type_ids": beyond_live(make.integers(2, tokens), beyond),
+            "position_ids": beyond_live(make.integers(40, tokens), beyond),
             "word": make.rows(29, width),
             "token_type": make.rows(2, width),
             "position": make.rows(40, width) if position else None,
             "ln_weight": make.normal(width, mean=1.0, scale=0.2),
             "ln_bias": make.normal(width),
             "eps": 1e-12,
-            "out": poisoned(tokens, width, dtype=make.dtype),
+            "row_count": counted(tokens, beyond),
+            "out": poisoned(tokens + beyond, width, dtype=make.dtype),
         },
         ("out",),
     )
 
 
-def write_kv(make: Maker, width: int, lengths: list[int]) -> Call:
+def write_kv(make: Maker, width: int, lengths: list[int], beyond: int = 4) -> Call:
     tokens = sum(lengths)
     index = make.subset(tokens, 0.5)
     index = index[torch.randperm(index.numel(), generator=make.generator)]
     return Call(
         "write_kv",
         {
-            "keys": make.rows(index.numel(), width),
-            "values": make.rows(index.numel(), width),
-            "token_index": index,
+            "keys": make.rows(index.numel(), width, beyond),
+            "values": make.rows(index.numel(), width, beyond),
+            "token_index": beyond_live(index, beyond),
+            "row_count": counted(index.numel(), beyond),
             "key_store": poisoned(tokens, width, dtype=make.dtype),
             "value_store": poisoned(tokens, width, dtype=make.dtype),
         },
@@ -173,24 +184,30 @@ def ragged_attention(
     return Call("ragged_attention", call, ("out",))
 
 
-def add_layer_norm(make: Maker, width: int, lengths: list[int]) -> Call:
+def add_layer_norm(make: Maker, width: int, lengths: list[int], beyond: int = 4) -> Call:
     rows = sum(lengths)
     return Call(
         "add_layer_norm",
         {
-            "x": make.rows(rows, width),
-            "residual": make.rows(rows, width),
+            "x": make.rows(rows, width, beyond),
+            "residual": make.rows(rows, width, beyond),
             "weight": make.normal(width, mean=1.0, scale=0.2),
             "bias": make.normal(width),
             "eps": 1e-12,
-            "out": poisoned(rows, width, dtype=make.dtype),
+            "row_count": counted(rows, beyond),
+            "out": poisoned(rows + beyond, width, dtype=make.dtype),
         },
         ("out",),
     )
 
 
 def halting_step(
-    make: Maker, width: int, lengths: list[int], threshold: float = 0.99, beyond: int = 4
+    make: Maker,
+    width: int,
+    lengths: list[int],
+    threshold: float = 0.99,
+    last: bool = False,
+    beyond: int = 4,
 ) -> Call:
     """No row is near the threshold, so that no rounding decides which rows halt."""
     tokens = sum(lengths)
@@ -207,6 +224,7 @@ def halting_step(
         "halting_bias": make.normal(1, mean=-1.0, scale=0.1),
         "threshold": threshold,
         "iteration": 3,
+        "last": last,
         "accumulated_probability": poisoned(rows + beyond, dtype=state),
         "token_index": beyond_live(token_index, beyond),
         "query_offsets": query_offsets,
@@ -214,13 +232,13 @@ def halting_step(
         "next_accumulated_probability": poisoned(rows + beyond, dtype=state),
         "next_token_index": poisoned(rows + beyond, dtype=torch.int64),
         "next_query_offsets": poisoned(len(lengths) + 1, dtype=torch.int64),
-        "asking": poisoned(1, dtype=torch.int64),
+        "workspace": torch.zeros(ops.halting_workspace(rows + beyond), dtype=torch.int64),
         "out": poisoned(tokens, width, dtype=make.dtype),
         "n_updates": poisoned(tokens, dtype=state),
         "remainders": poisoned(tokens, dtype=state),
     }
     outputs = [k for k in call if k.startswith("next_")]
-    outputs += ["asking", "out", "n_updates", "remainders"]
+    outputs += ["workspace", "out", "n_updates", "remainders"]
     result = Call("halting_step", call, tuple(outputs))
     _, p = candidate_and_probability(result.in_float64(), rows)
     below = (threshold - 0.05 - p).clamp(min=0) * make.uniform(rows)
@@ -245,15 +263,16 @@ def candidate_and_probability(a: dict, rows: int) -> tuple[Tensor, Tensor]:
     return g, logit.sigmoid()
 
 
-def scatter_rows(make: Maker, width: int, lengths: list[int]) -> Call:
+def scatter_rows(make: Maker, width: int, lengths: list[int], beyond: int = 4) -> Call:
     tokens = sum(lengths)
     index = make.subset(tokens, 0.5)
     index = index[torch.randperm(index.numel(), generator=make.generator)]
     return Call(
         "scatter_rows",
         {
-            "rows": make.rows(index.numel(), width),
-            "row_index": index,
+            "rows": make.rows(index.numel(), width, beyond),
+            "row_index": beyond_live(index, beyond),
+            "row_count": counted(index.numel(), beyond),
             "out": poisoned(tokens, width, dtype=make.dtype),
         },
         ("out",),
@@ -270,21 +289,28 @@ MAKERS: dict[str, Callable[..., Call]] = {
 }
 
 
+def live_rows(a: dict, name: str) -> slice:
+    """The live ones of the rows of argument `name`."""
+    return slice(a[name].size(0) if a["row_count"] is None else int(a["row_count"]))
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def plain_embed_tokens(a: dict) -> Written:
-    x = a["word"][a["token_ids"]] + a["token_type"][a["token_type_ids"]]
+    live = live_rows(a, "token_ids")
+    x = a["word"][a["token_ids"][live]] + a["token_type"][a["token_type_ids"][live]]
     if a["position"] is not None:
-        x = x + a["position"][a["position_ids"]]
+        x = x + a["position"][a["position_ids"][live]]
     rows = torch.arange(x.size(0))
     return {"out": (rows, layer_norm(x, a["ln_weight"], a["ln_bias"], a["eps"]))}
 
 
 def plain_write_kv(a: dict) -> Written:
-    index = a["token_index"]
-    return {"key_store": (index, a["keys"]), "value_store": (index, a["values"])}
+    live = live_rows(a, "token_index")
+    index = a["token_index"][live]
+    return {"key_store": (index, a["keys"][live]), "value_store": (index, a["values"][live])}
 
 
 def plain_ragged_attention(a: dict) -> Written:
@@ -318,7 +344,8 @@ def plain_ragged_attention(a: dict) -> Written:
 
 
 def plain_add_layer_norm(a: dict) -> Written:
-    x = a["x"] + a["residual"]
+    live = live_rows(a, "x")
+    x = a["x"][live] + a["residual"][live]
     return {"out": (torch.arange(x.size(0)), layer_norm(x, a["weight"], a["bias"], a["eps"]))}
 
 
@@ -331,6 +358,9 @@ def plain_halting_step(a: dict) -> Written:
     halts = hp + p > a["threshold"]
     w = torch.where(halts, 1 - hp, p).unsqueeze(1)
     mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
+    remainder = torch.where(halts, 1 - hp, 0)
+    if a["last"] or not bool((~halts & (hp + p < a["threshold"])).any()):
+        halts = torch.ones_like(halts)
     staying, leaving = (~halts).nonzero().squeeze(1), halts.nonzero().squeeze(1)
     count = staying.numel()
     slots = torch.cat([torch.arange(count), torch.arange(rows - 1, count - 1, -1)])
@@ -344,15 +374,16 @@ def plain_halting_step(a: dict) -> Written:
         "next_token_index": (slots, tokens[order]),
         "next_accumulated_probability": (torch.arange(count), (hp + p)[staying]),
         "next_query_offsets": (torch.arange(len(query_offsets)), torch.tensor(survivors)),
-        "asking": (torch.arange(1), torch.tensor([count])),
+        "workspace": (torch.arange(a["workspace"].numel()), torch.zeros_like(a["workspace"])),
         "out": (finished, mixed[leaving]),
         "n_updates": (finished, torch.full(finished.shape, float(a["iteration"]))),
-        "remainders": (finished, (1 - hp)[leaving]),
+        "remainders": (finished, remainder[leaving]),
     }
 
 
 def plain_scatter_rows(a: dict) -> Written:
-    return {"out": (a["row_index"], a["rows"])}
+    live = live_rows(a, "rows")
+    return {"out": (a["row_index"][live], a["rows"][live])}
 
 
 PLAIN: dict[str, Callable[[dict], Written]] = {name: globals()[f"plain_{name}"] for name in MAKERS}
