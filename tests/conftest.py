@@ -1,8 +1,15 @@
 """What all tests share: the gpu mark and the hypothesis profiles."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
+
+if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    from support.triton_interpreter import install
+
+    install()
 
 # `repeatable` is the default: the same examples in every run, and no time limit for one example, so
 # that a slow machine fails nothing. `pytest --hypothesis-profile=explore` looks for new ones.

@@ -274,6 +274,64 @@ ITERATE_SCHEMA = (
 )
 
 
+# Products over packed rows whose number only the device knows, for an implementation that brings
+# its own: out[r] = activation(x[r] weight^T + bias). activation: "none" or one of ITERATE_SCHEMA's.
+LINEAR_SCHEMA = (
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? row_count, str activation, "
+    "Tensor(a!) out) -> ()"
+)
+# The three projections that an iteration starts with. The first running_count[0] rows of `hidden`
+# are running, the first moved_count[0] moved in the iteration before (all of them, in the first):
+#   queries[r] = hidden[r] weights[0]^T + biases[0] where r is running;
+#   key_store[token_index[r]] and value_store[token_index[r]] likewise with weights[1] and [2] where
+#   r moved; not where no row is running, for then nobody asks for them.
+PROJECT_QKV_SCHEMA = (
+    "(Tensor hidden, Tensor[] weights, Tensor[] biases, Tensor token_index, "
+    "Tensor running_count, Tensor moved_count, "
+    "Tensor(a!) queries, Tensor(b!) key_store, Tensor(c!) value_store) -> ()"
+)
+
+
+def _check_linear(x, weight, bias, row_count, activation, out):
+    columns, depth = weight.shape
+    _expect_shapes(
+        "linear",
+        {
+            "x": (x, (x.size(0), depth)),
+            "bias": (bias, (columns,)),
+            "out": (out, (x.size(0), columns)),
+            **_row_count(row_count),
+        },
+    )
+
+
+def _check_project_qkv(
+    hidden, weights, biases, token_index, running_count, moved_count, queries, key_store,
+    value_store,
+):  # fmt: skip
+    rows, width = hidden.shape
+    store = (key_store.size(0), width)
+    _expect_shapes(
+        "project_qkv",
+        {
+            **{f"weights[{i}]": (weight, (width, width)) for i, weight in enumerate(weights)},
+            **{f"biases[{i}]": (bias, (width,)) for i, bias in enumerate(biases)},
+            "token_index": (token_index, (rows,)),
+            "running_count": (running_count, (1,)),
+            "moved_count": (moved_count, (1,)),
+            "queries": (queries, (rows, width)),
+            "key_store": (key_store, store),
+            "value_store": (value_store, store),
+        },
+    )
+
+
+_CHECKS = {
+    **{name: check for name, (_, check) in OPERATORS.items()},
+    "linear": _check_linear,
+    "project_qkv": _check_project_qkv,
+}
+
 # int64 [tensors]: for each contiguous tensor a checksum of all its bytes, by which whoever keeps
 # weights in another form notices that they have changed.
 CHECKSUM_SCHEMA = "(Tensor[] tensors) -> Tensor"
@@ -293,6 +351,8 @@ def _define_all() -> None:
     for overload, schema, fake in (
         ("iterate.cpp", ITERATE_SCHEMA, _fake_iterate),
         ("checksum.cpp", CHECKSUM_SCHEMA, _fake_checksum),
+        ("linear.triton", LINEAR_SCHEMA, _check_linear),
+        ("project_qkv.triton", PROJECT_QKV_SCHEMA, _check_project_qkv),
     ):
         _library.define(f"{overload}{schema}")
         torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_library)
@@ -312,7 +372,7 @@ def implementation_of(name: str, implementation: str) -> torch._ops.OpOverload:
 
 def register(name: str, implementation: str, kernel: Callable, dispatch_key: str) -> None:
     """Registers a Python kernel; its arguments' shapes are checked before every call."""
-    check = OPERATORS[name][1]
+    check = _CHECKS[name]
 
     def checked(*args):
         check(*args)

@@ -1,0 +1,118 @@
+"""Tile sizes, warps and pipeline stages by architecture and shape. Needs neither Triton nor a GPU.
+
+Nothing is tuned while a model runs. Not yet measured on a GPU: the values follow from the resources
+the compiled kernels take (docs/triton_kernels.md), none of which spills.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Product:
+    """Tile of a matrix product: rows, columns, depth of one step; warps; pipeline stages."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Queries and keys of a tile; warps; pipeline stages."""
+
+    BLOCK_Q: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one program of the kernels that go row by row, their padded width, warps."""
+
+    ROWS: int
+    WIDTH: int
+    num_warps: int
+
+
+# architecture -> bytes per element -> ((rows of the launch at most, tile), ...)
+_PRODUCTS = {
+    "sm_80": {
+        2: (
+            (64, Product(16, 32, 128, 4, 4)),
+            (512, Product(64, 64, 64, 4, 4)),
+            (None, Product(128, 128, 32, 8, 4)),
+        ),
+        4: ((None, Product(64, 64, 16, 4, 3)),),
+    },
+    "sm_90": {
+        2: (
+            (64, Product(16, 32, 128, 4, 5)),
+            (512, Product(64, 64, 64, 4, 5)),
+            (None, Product(128, 128, 64, 8, 4)),
+        ),
+        4: ((None, Product(64, 64, 16, 4, 3)),),
+    },
+    "gfx942": {
+        2: (
+            (64, Product(16, 32, 128, 4, 2)),
+            (None, Product(128, 128, 64, 8, 2)),
+        ),
+        4: ((None, Product(64, 64, 16, 4, 2)),),
+    },
+}
+_PRODUCTS["sm_100"] = _PRODUCTS["sm_90"]
+
+
+def architecture(device: torch.device) -> str:
+    """The row of the tables for a device; "sm_80" for what has none of its own."""
+    if device.type != "cuda":
+        return "sm_80"
+    return _gpu_architecture(device.index)
+
+
+@functools.cache
+def _gpu_architecture(index: int | None) -> str:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip is not None:
+        return "gfx942"
+    return {9: "sm_90"}.get(properties.major, "sm_100" if properties.major >= 10 else "sm_80")
+
+
+def product(arch: str, rows: int, element_size: int) -> Product:
+    """For a launch of `rows` rows, live or not."""
+    for limit, tile in _PRODUCTS[arch][element_size]:
+        if limit is None or rows <= limit:
+            return tile
+    raise AssertionError("the last entry of a table has no limit")
+
+
+def attention(padded_head: int, element_size: int) -> Attention:
+    """The same for all architectures: the tiles are small, and short sequences the rule."""
+    if padded_head * element_size <= 128:
+        return Attention(64, 64, 4, 2)
+    if padded_head * element_size <= 512:
+        return Attention(32, 32, 4, 2)
+    return Attention(16, 32, 4, 1)
+
+
+def rows(width: int) -> Rows:
+    padded = _power_of_two(width)
+    count = min(32, max(1, 4096 // padded))
+    return Rows(count, padded, 8 if padded * count > 4096 else 4)
+
+
+def padded_head(head_size: int) -> int:
+    """tl.dot takes no operand narrower than 16."""
+    return max(16, _power_of_two(head_size))
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

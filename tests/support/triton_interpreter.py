@@ -1,0 +1,322 @@
+"""Triton's interpreter (TRITON_INTERPRET=1), made strict enough to be believed.
+
+As it comes, the interpreter computes bfloat16 on raw bit patterns, reads and writes any address and
+runs the programs of a launch one after the other in a fixed order. `install` changes that, for the
+whole process:
+
+- bfloat16 and float16 may be loaded, stored, cast and multiplied by `tl.dot` (products and sums in
+  float32) and nothing else: our kernels upcast on load. Casts round to the nearest, ties to even;
+- every address that is read or written must be an element of a tensor argument: not merely
+  inside its memory, so that the gaps of a slice of a wider tensor count as outside;
+- lanes masked off without `other` hold NaN, or the largest integer;
+- two lanes of a store that write different values to one address are an error;
+- so are two programs that touch one address, one of them writing, unless an atomic operation
+  orders them (a program's accesses before its atomic come before those that another program makes
+  after a later atomic on the same address);
+- programs run in random order, another one in every launch.
+
+What it cannot see: registers, shared memory, barriers inside a program, speed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
+
+HALVES = (tl.bfloat16, tl.float16)
+# What the kernels launched so far were called, in order: (name, grid).
+launches: list[tuple[str, tuple[int, ...]]] = []
+
+
+class KernelError(AssertionError):
+    """A kernel did what it must not."""
+
+
+def to_float32(bits: np.ndarray) -> np.ndarray:
+    return (np.ascontiguousarray(bits).astype(np.uint32) << 16).view(np.float32).reshape(bits.shape)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Bit patterns, rounded to the nearest, ties to even."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded.reshape(values.shape))
+
+
+class Memory:
+    """One tensor's storage during a launch: which elements the arguments have, who touched them.
+
+    Tables hold, for each element, the last program (-1: none) and in which phase of it; a
+    program's phase is the number of atomic operations it has done.
+    """
+
+    def __init__(self, tensor: torch.Tensor, name: str):
+        self.name, self.itemsize = name, tensor.element_size()
+        self.start = tensor.untyped_storage().data_ptr()
+        self.length = tensor.untyped_storage().nbytes() // self.itemsize
+        self.is_element = np.zeros(self.length, bool)
+        self.tables: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, tensor: torch.Tensor, name: str) -> None:
+        if tensor.element_size() != self.itemsize:
+            raise KernelError(f"{name} and {self.name} share memory with different item sizes")
+        flags = torch.from_numpy(self.is_element)
+        flags.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).fill_(True)
+
+    def table(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        if kind not in self.tables:
+            empty = np.full(self.length, -1, np.int32)
+            self.tables[kind] = (empty, empty.copy())
+        return self.tables[kind]
+
+
+class Launch:
+    """The memory a launch may touch, and the order among its programs."""
+
+    def __init__(self):
+        self.memories: dict[int, Memory] = {}
+        self.program = 0
+        self.coordinates = (0, 0, 0)
+        # program -> its phase; program -> {other program: phase from which it knows nothing};
+        # address of an atomic -> [(program, phase) of those that came there].
+        self.phase: defaultdict[int, int] = defaultdict(int)
+        self.knows: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        self.released: defaultdict[int, dict[int, int]] = defaultdict(dict)
+
+    def add(self, name: str, value) -> None:
+        if isinstance(value, torch.Tensor) and value.numel():
+            key = value.untyped_storage().data_ptr()
+            self.memories.setdefault(key, Memory(value, name)).add(value, name)
+
+    def locate(self, pointers: TensorHandle, mask: TensorHandle, what: str):
+        """(memory, element index) of every lane that the mask lets through; None if none."""
+        addresses = np.ravel(pointers.data).astype(np.uint64)
+        lanes = np.ravel(np.broadcast_to(mask.data, pointers.data.shape)).astype(bool)
+        addresses = addresses[lanes]
+        if not addresses.size:
+            return None
+        low, high = int(addresses.min()), int(addresses.max())
+        for memory in self.memories.values():
+            end = memory.start + memory.length * memory.itemsize
+            if memory.start <= low < end:
+                break
+        else:
+            raise KernelError(f"{what} outside every argument by program {self.coordinates}")
+        offsets = (addresses - np.uint64(memory.start)).astype(np.int64)
+        index, rest = np.divmod(offsets, memory.itemsize)
+        if high >= end or rest.any() or not memory.is_element[index].all():
+            bad = index[(index >= memory.length) | (rest != 0)]
+            if not bad.size:
+                bad = index[~memory.is_element[index]]
+            raise KernelError(
+                f"{what} of what is no element of {memory.name}: place {bad[0]} of its "
+                f"{memory.length}, by program {self.coordinates}"
+            )
+        return memory, index, lanes
+
+    def touch(self, kind: str, memory: Memory, index: np.ndarray, conflicts_with: str) -> None:
+        """Notes an access, and raises where another program's is not ordered before it."""
+        for other in conflicts_with.split():
+            programs, phases = memory.table(other)
+            suspects = np.unique(programs[index])
+            for program in suspects[(suspects >= 0) & (suspects != self.program)].tolist():
+                known = self.knows[self.program].get(program, 0)
+                theirs = programs[index] == program
+                if (phases[index][theirs] >= known).any():
+                    place = index[theirs][0]
+                    raise KernelError(
+                        f"race: {memory.name}, place {place}: {kind} by program "
+                        f"{self.program}, {other} by program {program}"
+                    )
+        programs, phases = memory.table(kind)
+        programs[index], phases[index] = self.program, self.phase[self.program]
+
+    def synchronise(self, address: int) -> None:
+        """An atomic operation: learn from those who were here before, tell those who come."""
+        for program, phase in self.released[address].items():
+            known = self.knows[self.program]
+            known[program] = max(known.get(program, 0), phase)
+        self.phase[self.program] += 1
+        self.released[address] |= self.knows[self.program]
+        self.released[address][self.program] = self.phase[self.program]
+
+
+_current = Launch()
+_seeds = itertools.count()
+
+
+def install() -> None:
+    """Once in a process; before or after the kernels are imported."""
+    if not getattr(install, "done", False):
+        install.done = True
+        _make_arithmetic_strict()
+        _make_memory_strict()
+        _shuffle_programs()
+
+
+def _refuse_halves(*handles) -> None:
+    for handle in handles:
+        if isinstance(handle, TensorHandle) and handle.dtype.scalar in HALVES:
+            raise KernelError(f"arithmetic on {handle.dtype.scalar}: upcast on load")
+
+
+def _make_arithmetic_strict() -> None:
+    builder = InterpreterBuilder
+    binary, unary, ternary = builder.binary_op, builder.unary_op, builder.ternary_op
+    cast, convert = builder.cast_impl, builder.create_fp_to_fp
+
+    def binary_op(self, left, right, op):
+        _refuse_halves(left, right)
+        result = binary(self, left, right, op)
+        if result.data.dtype == np.bool_:  # comparisons come back labelled as their operands
+            result.dtype = tl.int1
+        return result
+
+    def unary_op(self, argument, op):
+        _refuse_halves(argument)
+        return unary(self, argument, op)
+
+    def ternary_op(self, a, b, c, op):
+        if op is not np.where:
+            _refuse_halves(a, b, c)
+        return ternary(self, a, b, c, op)
+
+    def cast_impl(self, source, target):
+        of, to = source.dtype.scalar, target.scalar
+        if of == tl.bfloat16 and to != tl.bfloat16:
+            source = TensorHandle(to_float32(source.data), tl.float32)
+        elif to == tl.bfloat16 and of != tl.bfloat16:
+            return TensorHandle(to_bfloat16(source.data.astype(np.float32)), tl.bfloat16)
+        return cast(self, source, target)
+
+    def create_fp_to_fp(self, source, target, rounding_mode):
+        nearest = (None, interpreter._ir.ROUNDING_MODE.RTNE)
+        if rounding_mode in nearest:
+            return cast_impl(self, source, target)
+        return convert(self, source, target, rounding_mode)
+
+    def create_dot(self, a, b, accumulator, input_precision, max_num_imprecise_acc):
+        if a.dtype.scalar != b.dtype.scalar:
+            raise KernelError(f"tl.dot of {a.dtype.scalar} and {b.dtype.scalar}")
+        a, b = (
+            to_float32(x.data) if x.dtype.scalar == tl.bfloat16 else x.data.astype(np.float32)
+            for x in (a, b)
+        )
+        return TensorHandle(np.matmul(a, b) + accumulator.data, accumulator.dtype.scalar)
+
+    def create_erf(self, argument):
+        _refuse_halves(argument)
+        values = torch.from_numpy(np.ascontiguousarray(argument.data)).erf().numpy()
+        return TensorHandle(values, argument.dtype.scalar)
+
+    for function in (binary_op, unary_op, ternary_op, cast_impl, create_fp_to_fp, create_dot):
+        setattr(builder, function.__name__, function)
+    builder.create_erf = create_erf
+
+    check_tensor = interpreter.ReduceScanOpInterface.check_tensor
+
+    def check(self, inputs):
+        _refuse_halves(*(x.handle for x in inputs))
+        check_tensor(self, inputs)
+
+    interpreter.ReduceScanOpInterface.check_tensor = check
+
+
+def _poison(pointers: TensorHandle) -> TensorHandle:
+    dtype = pointers.get_element_ty()
+    numpy_dtype = interpreter._get_np_dtype(dtype)
+    if dtype == tl.bfloat16:
+        value = 0x7FC0
+    elif numpy_dtype.kind == "f":
+        value = np.nan
+    else:
+        value = True if numpy_dtype.kind == "b" else np.iinfo(numpy_dtype).max
+    return TensorHandle(np.full(pointers.data.shape, value, numpy_dtype), dtype)
+
+
+def _make_memory_strict() -> None:
+    builder = InterpreterBuilder
+    masked_load, masked_store = builder.create_masked_load, builder.create_masked_store
+    atomic_rmw = builder.create_atomic_rmw
+
+    def create_masked_load(self, pointers, mask, other, cache_policy, is_volatile):
+        place = _current.locate(pointers, mask, "load")
+        if place is not None:
+            _current.touch("loaded", *place[:2], conflicts_with="stored updated")
+        if other is None:
+            other = _poison(pointers)
+        return masked_load(self, pointers, mask, other, cache_policy, is_volatile)
+
+    def create_masked_store(self, pointers, value, mask, cache_policy):
+        place = _current.locate(pointers, mask, "store")
+        if place is not None:
+            memory, index, lanes = place
+            _one_value_each(memory, index, np.broadcast_to(value.data, pointers.data.shape), lanes)
+            _current.touch("stored", memory, index, conflicts_with="stored loaded updated")
+        return masked_store(self, pointers, value, mask, cache_policy)
+
+    def create_atomic_rmw(self, operation, pointers, value, mask, sem, scope):
+        place = _current.locate(pointers, mask, "atomic operation")
+        if place is not None:
+            memory, index, _ = place
+            _current.touch("updated", memory, index, conflicts_with="stored loaded")
+            if sem == interpreter._ir.MEM_SEMANTIC.ACQUIRE_RELEASE:
+                for element in index.tolist():
+                    _current.synchronise(memory.start + element * memory.itemsize)
+        return atomic_rmw(self, operation, pointers, value, mask, sem, scope)
+
+    def not_checked(self, *arguments):
+        raise KernelError("this operation is not checked: extend tests/support/triton_interpreter")
+
+    for function in (create_masked_load, create_masked_store, create_atomic_rmw):
+        setattr(builder, function.__name__, function)
+    builder.create_atomic_cas = builder.create_make_tensor_descriptor = not_checked
+
+
+def _one_value_each(memory: Memory, index: np.ndarray, values: np.ndarray, lanes) -> None:
+    order = np.argsort(index, kind="stable")
+    index, values = index[order], np.ravel(values)[lanes][order]
+    twice = (index[1:] == index[:-1]) & (values[1:] != values[:-1])
+    if twice.any():
+        raise KernelError(
+            f"two lanes of program {_current.coordinates} store different values to "
+            f"{memory.name}, place {index[1:][twice][0]}"
+        )
+
+
+def _shuffle_programs() -> None:
+    start, set_grid_idx = GridExecutor._init_args_hst, InterpreterBuilder.set_grid_idx
+    call = GridExecutor.__call__
+    order: dict[str, np.ndarray | None] = {"now": None}
+
+    def _init_args_hst(self, arguments, keywords):
+        arguments, keywords = start(self, arguments, keywords)
+        _current.__init__()
+        for name, value in [*zip(self.arg_names, arguments, strict=False), *keywords.items()]:
+            _current.add(name, value)
+        order["now"] = None
+        return arguments, keywords
+
+    def set_grid(self, x, y, z):
+        grid = self.grid_dim
+        if order["now"] is None:
+            order["now"] = np.random.default_rng(next(_seeds)).permutation(int(np.prod(grid)))
+            launches[-1] = (launches[-1][0], grid)
+        place = int(order["now"][(x * grid[1] + y) * grid[2] + z])
+        _current.program = place
+        _current.coordinates = tuple(int(i) for i in np.unravel_index(place, grid))
+        return set_grid_idx(self, *_current.coordinates)
+
+    def counted_call(self, *arguments, **keywords):
+        launches.append((self.fn.__name__, ()))
+        return call(self, *arguments, **keywords)
+
+    GridExecutor._init_args_hst = _init_args_hst
+    GridExecutor.__call__ = counted_call
+    InterpreterBuilder.set_grid_idx = set_grid
