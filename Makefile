@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test sanitize lint format bench venv clean distclean
+.PHONY: help demo test interpret sanitize lint format resources bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,6 +44,12 @@ demo: $(STAMP) ## how many iterations each token of some real sentences takes
 # One process with all cores leaves them idle on small models; several with one thread each do not.
 test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory interpret)
+
+# Triton decides when kernels are defined whether it interprets them, hence a process of their own.
+interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
+	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -k triton \
+	    tests/ops tests/triton $(ARGS)
 
 # Python itself is not built with the sanitizers, so their runtimes are loaded before it.
 sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, and run their tests
@@ -65,6 +71,10 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(if $(CPP_SOURCES),$(BIN)/clang-format -i $(CPP_SOURCES))
+
+# What a GPU would have to give to each Triton kernel, found out without one.
+resources: $(STAMP) ## compile the Triton kernels for all targets, and write docs/triton_resources.csv
+	@cd tests && ../$(BIN)/python -m support.triton_resources
 
 bench: $(STAMP) ## run the benchmarks, one process, all cores
 	@$(BIN)/pytest benchmarks --benchmark-only $(ARGS)

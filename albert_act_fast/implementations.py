@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from albert_act_fast import native, ops
+from albert_act_fast.ops import triton_ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS as ENGINE_IMPLEMENTATIONS
 
 IMPLEMENTATIONS = ("reference", *ENGINE_IMPLEMENTATIONS)
@@ -25,6 +26,8 @@ IMPLEMENTATIONS = ("reference", *ENGINE_IMPLEMENTATIONS)
 PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "cuda", "torch")}
 # Engine implementations that autograd can follow.
 DIFFERENTIABLE = ("torch",)
+# Engine implementations whose kernels know no float64.
+WITHOUT_FLOAT64 = ("triton", "cuda")
 
 _requested: ContextVar[str | None] = ContextVar("albert_act_fast_implementation", default=None)
 
@@ -39,7 +42,21 @@ class Choice:
 
 def availability(device: torch.device | str = "cpu") -> dict[str, str | None]:
     """For every implementation None where it is available on that device, else the reason."""
-    return dict(_availability(torch.device(device).type))
+    device = torch.device(device)
+    reasons = dict(_availability(device.type))
+    if reasons["triton"] is None and device.type == "cuda":
+        reasons["triton"] = _too_old_for_triton(device.index)
+    return reasons
+
+
+@functools.cache
+def _too_old_for_triton(index: int | None) -> str | None:
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return None
+    major, minor = torch.cuda.get_device_capability(index)
+    if major >= 8:
+        return None
+    return f"the GPU has compute capability {major}.{minor}, and Triton needs 8.0 or newer"
 
 
 @functools.cache  # operators are registered when the package is imported, and not after
@@ -55,6 +72,8 @@ def _availability(device_type: str) -> dict[str, str | None]:
             )
             if name == "cpp" and device_type == "cpu" and native.why_no_cpp is not None:
                 reasons[name] = native.why_no_cpp
+            if name == "triton":
+                reasons[name] = triton_ops.why_not(device_type)
     return reasons
 
 
@@ -87,6 +106,7 @@ def choose(
     configured: str = "auto",
     *,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
     needs_gradients: Sequence[str] = (),
     needs_reference: Sequence[str] = (),
     needs_torch: Sequence[str] = (),
@@ -94,6 +114,7 @@ def choose(
     """Decides: the call's argument, else the surrounding `use_implementation`, else the config.
 
     Args:
+        dtype: of the weights.
         needs_gradients: what in this call is training; empty if nothing.
         needs_reference: what in this call only the dense loop can do; empty if nothing.
         needs_torch: what compiled operators cannot do, but those of plain PyTorch can.
@@ -118,6 +139,9 @@ def choose(
     if needs_torch:
         for name in set(ENGINE_IMPLEMENTATIONS) - {"torch"}:
             reasons[name] = reasons[name] or "; ".join(needs_torch)
+    if dtype == torch.float64:
+        for name in WITHOUT_FLOAT64:
+            reasons[name] = reasons[name] or f"{name} kernels know no float64"
     if requested != "auto":
         if reasons[requested] is not None:
             raise ValueError(f"implementation: got {requested!r}, but {reasons[requested]}.")

@@ -138,7 +138,9 @@ def move(
     tl.store(next_hidden + slot[:, None] * next_hidden_stride + column[None, :], mixed, mask=mask)
 
     leaves = is_row & (staying == 0)
-    tl.store(out + token[:, None] * out_stride + column[None, :], mixed, mask=mask & leaves[:, None])
+    tl.store(
+        out + token[:, None] * out_stride + column[None, :], mixed, mask=mask & leaves[:, None]
+    )
     updates = tl.where(p == p, iteration, iteration - 1).to(tl.float32)
     tl.store(n_updates + token, updates, mask=leaves)
     tl.store(remainders + token, remainder, mask=leaves)

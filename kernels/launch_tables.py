@@ -50,7 +50,7 @@ _PRODUCTS = {
             (512, Product(64, 64, 64, 4, 4)),
             (None, Product(128, 128, 32, 8, 4)),
         ),
-        4: ((None, Product(64, 64, 16, 4, 3)),),
+        4: ((None, Product(64, 64, 32, 8, 3)),),
     },
     "sm_90": {
         2: (
@@ -58,7 +58,7 @@ _PRODUCTS = {
             (512, Product(64, 64, 64, 4, 5)),
             (None, Product(128, 128, 64, 8, 4)),
         ),
-        4: ((None, Product(64, 64, 16, 4, 3)),),
+        4: ((None, Product(64, 64, 32, 8, 3)),),
     },
     "gfx942": {
         2: (
@@ -94,13 +94,15 @@ def product(arch: str, rows: int, element_size: int) -> Product:
     raise AssertionError("the last entry of a table has no limit")
 
 
-def attention(padded_head: int, element_size: int) -> Attention:
+def attention(padded_head: int, element_size: int, relative: bool) -> Attention:
     """The same for all architectures: the tiles are small, and short sequences the rule."""
-    if padded_head * element_size <= 128:
-        return Attention(64, 64, 4, 2)
-    if padded_head * element_size <= 512:
+    if padded_head * element_size > 512:
+        return Attention(16, 16, 4, 1)
+    if relative:
+        return Attention(32, 32, 8, 2)
+    if padded_head * element_size > 128:
         return Attention(32, 32, 4, 2)
-    return Attention(16, 32, 4, 1)
+    return Attention(64, 64, 4, 2)
 
 
 def rows(width: int) -> Rows:

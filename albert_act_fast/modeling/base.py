@@ -158,6 +158,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
             implementation,
             self.config.implementation,
             device=self.device if given is None else given.device,
+            dtype=self.dtype,
             needs_gradients=needs_gradients,
             needs_reference=self._needs_reference(
                 head_mask, output_attentions, output_hidden_states

@@ -96,6 +96,11 @@ def _precision(rows: Tensor) -> str:
     return "ieee" if exact or rows.dtype != torch.float32 else "tf32"
 
 
+def _launch(name: str, programs: tuple[int, ...], *arguments, **named) -> None:
+    """Products may be fused with sums, as nvcc does; Triton's own default is about to change."""
+    getattr(_load(), name)[programs](*arguments, **named, enable_fp_fusion=True)
+
+
 def _blocks(count: int, size: int) -> int:
     return (count + size - 1) // size
 
@@ -111,7 +116,8 @@ def embed_tokens(
     tile = _load().tables.rows(width)
     strides = _strides(op, word=word, token_type=token_type)
     strides.append(0 if position is None else _stride(op, "position", position))
-    _load().embed_tokens[(_blocks(rows, tile.ROWS),)](
+    _launch(
+        "embed_tokens", (_blocks(rows, tile.ROWS),),
         token_ids, token_type_ids, position_ids, word, token_type, position, ln_weight, ln_bias,
         eps, row_count, out, rows, width, *strides, _stride(op, "out", out), **asdict(tile),
     )  # fmt: skip
@@ -123,7 +129,8 @@ def write_kv(keys, values, token_index, row_count, key_store, value_store):
         return
     tile = _load().tables.rows(width)
     strides = _strides(op, keys=keys, values=values, key_store=key_store, value_store=value_store)
-    _load().write_kv[(_blocks(rows, tile.ROWS),)](
+    _launch(
+        "write_kv", (_blocks(rows, tile.ROWS),),
         keys, values, token_index, row_count, key_store, value_store, rows, width, *strides,
         **asdict(tile),
     )  # fmt: skip
@@ -140,12 +147,13 @@ def ragged_attention(
         raise ValueError(f"{op}: a head has {head_size} columns, expected at most {MAX_HEAD_SIZE}.")
     if not queries.numel() or not sequences:
         return
-    padded = _load().tables.padded_head(head_size)
-    tile = _load().tables.attention(padded, queries.element_size())
-    strides = _strides(op, queries=queries, key_store=key_store, value_store=value_store)
     relative = distance_embedding is not None
+    padded = _load().tables.padded_head(head_size)
+    tile = _load().tables.attention(padded, queries.element_size(), relative)
+    strides = _strides(op, queries=queries, key_store=key_store, value_store=value_store)
     strides.append(_stride(op, "distance_embedding", distance_embedding) if relative else 0)
-    _load().ragged_attention[(rows // tile.BLOCK_Q + sequences, heads)](
+    _launch(
+        "ragged_attention", (rows // tile.BLOCK_Q + sequences, heads),
         queries, key_store, value_store, query_offsets, key_offsets, token_index, positions,
         distance_embedding, out, sequences, head_size, head_size**-0.5,
         distance_embedding.size(0) if relative else 0, *strides, _stride(op, "out", out),
@@ -160,7 +168,8 @@ def add_layer_norm(x, residual, weight, bias, eps, row_count, out):
     if not x.numel():
         return
     tile = _load().tables.rows(width)
-    _load().add_layer_norm[(_blocks(rows, tile.ROWS),)](
+    _launch(
+        "add_layer_norm", (_blocks(rows, tile.ROWS),),
         x, residual, weight, bias, eps, row_count, out, rows, width,
         *_strides(op, x=x, residual=residual, out=out), **asdict(tile),
     )  # fmt: skip
@@ -180,12 +189,14 @@ def halting_step(
     grid = (max(1, _blocks(rows, tile.ROWS)),)
     strides = _strides(op, ffn_output=ffn_output, ffn_input=ffn_input)
     workspace = workspace.view(torch.int32)
-    _load().decide[grid](
+    _launch(
+        "decide", grid,
         ffn_output, ffn_input, ln_weight, ln_bias, eps, halting_weight, halting_bias, threshold,
         accumulated_probability, query_offsets, workspace, rows, sequences, width, *strides,
         **asdict(tile),
     )  # fmt: skip
-    _load().move[grid](
+    _launch(
+        "move", grid,
         ffn_output, ffn_input, hidden, ln_weight, ln_bias, eps, threshold, iteration,
         accumulated_probability, token_index, query_offsets,
         next_hidden, next_accumulated_probability, next_token_index, next_query_offsets,
@@ -199,7 +210,8 @@ def scatter_rows(rows, row_index, row_count, out):
     if not rows.numel():
         return
     tile = _load().tables.rows(width)
-    _load().scatter_rows[(_blocks(count, tile.ROWS),)](
+    _launch(
+        "scatter_rows", (_blocks(count, tile.ROWS),),
         rows, row_index, row_count, out, count, width, *_strides(op, rows=rows, out=out),
         **asdict(tile),
     )  # fmt: skip
@@ -216,7 +228,8 @@ def linear(x, weight, bias, row_count, activation, out):
         return
     tables = _load().tables
     tile = tables.product(tables.architecture(x.device), rows, x.element_size())
-    _load().linear[(_blocks(rows, tile.BLOCK_M) * _blocks(columns, tile.BLOCK_N),)](
+    _launch(
+        "linear", (_blocks(rows, tile.BLOCK_M) * _blocks(columns, tile.BLOCK_N),),
         x, weight, bias, row_count, out, rows, columns, depth,
         *_strides(op, x=x, weight=weight, out=out),
         ACTIVATION=activation, PRECISION=_precision(x), **asdict(tile),
@@ -236,7 +249,8 @@ def project_qkv(
         return
     tables = _load().tables
     tile = tables.product(tables.architecture(hidden.device), rows, hidden.element_size())
-    _load().project_qkv[(_blocks(rows, tile.BLOCK_M) * 3 * _blocks(width, tile.BLOCK_N),)](
+    _launch(
+        "project_qkv", (_blocks(rows, tile.BLOCK_M) * 3 * _blocks(width, tile.BLOCK_N),),
         hidden, *weights, *biases, token_index, running_count, moved_count,
         queries, key_store, value_store, width, _stride(op, "hidden", hidden), *strides,
         *_strides(op, queries=queries, key_store=key_store, value_store=value_store),

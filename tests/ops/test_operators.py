@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.operators import INTEGER_POISON, MAKERS, PLAIN, RAGGED, Call, Maker
+from support.operator_parity import apply, check, copied, same_bits
+from support.operators import MAKERS, PLAIN, RAGGED, Call, Maker
 
 from albert_act_fast import ops
 from albert_act_fast.ops import torch_ops
@@ -33,72 +34,6 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).remo
 def test_every_operator_is_covered():
     assert set(MAKERS) == set(PLAIN) == set(ops.OPERATORS)
     assert {p.values[0] for p in CPU_OVERLOADS if p.values[1] == "torch"} == set(ops.OPERATORS)
-
-
-def apply(call: Call, implementation: str, device: str = "cpu") -> Call:
-    """A copy of the call on which the operator ran; its inputs must be as they were."""
-    ran = Call(call.operator, _copied(call.arguments, device), call.outputs)
-    ops.implementation_of(call.operator, implementation)(*ran.arguments.values())
-    ran = ran.to("cpu")
-    for name, given in call.arguments.items():
-        if isinstance(given, torch.Tensor) and name not in call.outputs:
-            assert _same_bits(ran.arguments[name], given), f"{name} was changed"
-    return ran
-
-
-def _copied(arguments: dict, device: str) -> dict:
-    """Strides kept: `clone` would make a slice of a wider tensor dense."""
-    copies = {}
-    for name, value in arguments.items():
-        if isinstance(value, torch.Tensor):
-            base = value if value._base is None else value._base
-            base = base.clone().to(device)
-            value = base.as_strided(value.shape, value.stride(), value.storage_offset())
-        copies[name] = value
-    return copies
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-
-
-def check(call: Call, ran: Call, exact: bool = False) -> None:
-    truth = PLAIN[call.operator](call.in_float64())
-    yardstick = PLAIN[call.operator](call.arguments)
-    for name in call.outputs:
-        given = ran.arguments[name]
-        rows, expected = truth[name]
-        if call.operator == "halting_step" and name in ("next_hidden", "next_token_index"):
-            rows = _slots_by_token(ran, yardstick["next_token_index"], rows)
-        untouched = torch.ones(given.size(0), dtype=torch.bool)
-        untouched[rows] = False
-        left = given[untouched]
-        left = left.isnan() if given.is_floating_point() else left == INTEGER_POISON
-        assert bool(left.all()), f"{name}: rows that are not the operator's were written"
-        written = given[rows]
-        if exact or not given.is_floating_point() or name == "n_updates":
-            assert torch.equal(written, expected.to(written.dtype)), name
-            continue
-        if not written.numel():
-            continue
-        error = (written.double() - expected).abs().max().item()
-        plain = (yardstick[name][1].double() - expected).abs().max().item()
-        # Where plain PyTorch happens to be exact: one rounding of the output itself.
-        floor = torch.finfo(given.dtype).eps * expected.abs().max().item()
-        assert error <= 2 * plain + floor, f"{name}: error {error}, plain PyTorch's {plain}"
-
-
-def _slots_by_token(ran: Call, expected: tuple, slots: torch.Tensor) -> torch.Tensor:
-    """The order among the rows that left is free: finds each one's slot by its token."""
-    tokens = expected[1]
-    leaving = tokens.numel() - int(ran.arguments["next_query_offsets"][-1])
-    if leaving == 0:
-        return slots
-    kept = slots[: tokens.numel() - leaving]
-    given = ran.arguments["next_token_index"][kept.numel() : tokens.numel()]
-    places = {token: kept.numel() + i for i, token in enumerate(given.tolist())}
-    assert sorted(places) == sorted(tokens[kept.numel() :].tolist())
-    return torch.cat([kept, torch.tensor([places[t] for t in tokens[kept.numel() :].tolist()])])
 
 
 @every_overload
@@ -132,7 +67,7 @@ def test_no_rows(name, implementation, device, dtype):
             if output == "next_query_offsets":
                 assert ran.arguments[output].tolist() == [0, 0, 0]
             else:
-                assert _same_bits(ran.arguments[output], call.arguments[output]), output
+                assert same_bits(ran.arguments[output], call.arguments[output]), output
 
 
 def _without_rows(call: Call) -> Call:
@@ -171,7 +106,7 @@ def test_both_ways_the_torch_implementation_attends(path, distances, dtype):
     for seed, lengths in enumerate(RAGGED.values()):
         make = Maker(2000 + seed, dtype, wide=True)
         call = MAKERS["ragged_attention"](make, 48, lengths, heads=4, distances=distances)
-        ran = Call(call.operator, _copied(call.arguments, "cpu"), call.outputs)
+        ran = Call(call.operator, copied(call.arguments, "cpu"), call.outputs)
         a = ran.arguments
         spans = [list(zip(a[k].tolist(), a[k].tolist()[1:], strict=False))
                  for k in ("query_offsets", "key_offsets")]  # fmt: skip
@@ -273,7 +208,7 @@ def test_a_row_that_is_nan_leaves_alone(name, implementation, device, dtype):
     assert ran["remainders"][token] == 0
     others = torch.arange(7) != token
     for output in ("out", "n_updates", "remainders"):
-        assert _same_bits(ran[output][others], without[output][others])
+        assert same_bits(ran[output][others], without[output][others])
     live = int(call.arguments["query_offsets"][-1])
     moved = dict(zip(ran["next_token_index"][:live].tolist(), ran["next_hidden"], strict=False))
     before = dict(

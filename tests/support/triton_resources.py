@@ -1,0 +1,251 @@
+"""What the Triton kernels take of a GPU, found out by compiling them for it; needs no GPU.
+
+    make resources      # compiles everything and writes docs/triton_resources.csv
+
+Each launch is made by the package's own code on meta tensors of a real model's sizes and recorded
+instead of run, so that what is compiled is what a GPU would be given: types, alignments, tile
+sizes of the launch tables.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+
+from albert_act_fast.ops import triton_ops
+
+TABLE = Path(__file__).parents[2] / "docs" / "triton_resources.csv"
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# Rows of the launches: a capacity, of which any number may be live.
+SIZES = {"base": (768, 12, 3072, 128), "4096 wide": (4096, 16, 16384, 4096)}
+
+
+@dataclass(frozen=True, order=True)
+class Resources:
+    """One kernel on one target. registers: per thread; spilled: bytes per thread (registers on
+    gfx942); shared: bytes per program; wide, narrow: loads and stores of global memory of 128 bits
+    and of fewer, in the machine code; matrix: tensor core instructions."""
+
+    kernel: str
+    case: str
+    target: str
+    warps: int
+    registers: int
+    spilled: int
+    shared: int
+    wide: int
+    narrow: int
+    matrix: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: object
+    case: str
+    arguments: dict
+    options: dict
+
+
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+
+
+class _Recorder:
+    def __init__(self, kernel, launches: list[Launch], case: str):
+        self.kernel, self.launches, self.case = kernel, launches, case
+
+    def __getitem__(self, grid):
+        def record(*positional, **named):
+            options = {k: named.pop(k) for k in _OPTIONS if k in named}
+            arguments = dict(zip(self.kernel.arg_names, positional, strict=False)) | named
+            self.launches.append(Launch(self.kernel, self.case, arguments, options))
+
+        return record
+
+
+def launches(target: str) -> list[Launch]:
+    """Every kernel at several sizes, dtypes and options."""
+    recorded: list[Launch] = []
+    for size, dtype, rows, extra in _cases():
+        hidden, heads, inner, embedding = SIZES[size]
+        case = ", ".join([size, str(dtype).removeprefix("torch."), f"{rows} rows", *extra])
+        loaded = triton_ops._load()
+        fake = {
+            name: value if name == "tables" else _Recorder(value, recorded, case)
+            for name, value in vars(loaded).items()
+        }
+        tables = loaded.tables
+        with (
+            mock.patch.object(triton_ops, "_kernels", SimpleNamespace(**fake)),
+            mock.patch.object(tables, "architecture", return_value=target),
+        ):
+            _launch_all(dtype, rows, hidden, heads, inner, embedding, extra)
+    unique = {}
+    for launch in recorded:
+        unique.setdefault((launch.kernel.__name__, _key(launch)), launch)
+    return list(unique.values())
+
+
+def _cases() -> Iterator[tuple[str, torch.dtype, int, tuple[str, ...]]]:
+    for rows in (64, 512, 8192):
+        yield "base", torch.bfloat16, rows, ()
+    yield "base", torch.float32, 8192, ()
+    yield "base", torch.bfloat16, 8192, ("relative",)
+    yield "4096 wide", torch.float32, 8192, ()
+
+
+def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
+    def x(*shape, dtype=dtype):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    index, state, count = x(rows, dtype=torch.int64), x(rows, dtype=torch.float32), x(1).long()
+    offsets, norm = x(65, dtype=torch.int64), (x(hidden), x(hidden), 1e-12)
+    distances = x(1023, hidden // heads) if extra else None
+    row, store = x(rows, hidden), (x(rows, hidden), x(rows, hidden))
+    triton_ops.ragged_attention(
+        row, *store, offsets, offsets, index, index, heads, distances, bool(extra), x(rows, hidden)
+    )
+    if extra:
+        return
+    triton_ops.embed_tokens(
+        index, index, index, x(30000, embedding), x(2, embedding), x(512, embedding), x(embedding),
+        x(embedding), 1e-12, count, x(rows, embedding),
+    )  # fmt: skip
+    triton_ops.write_kv(row, row, index, count, *store)
+    triton_ops.add_layer_norm(row, row, *norm, count, x(rows, hidden))
+    triton_ops.halting_step(
+        row, row, row, *norm, x(1, hidden), x(1), 0.99, 2, False, state, index, offsets, row, state,
+        index, offsets, x(rows + 8, dtype=torch.int64), row, state, state,
+    )  # fmt: skip
+    triton_ops.scatter_rows(row, index, count, row)
+    weight = x(hidden, hidden)
+    triton_ops.project_qkv(row, [weight] * 3, [x(hidden)] * 3, index, count, count, row, *store)
+    triton_ops.linear(row, x(inner, hidden), x(inner), count, "gelu", x(rows, inner))
+    triton_ops.linear(x(rows, inner), x(hidden, inner), x(hidden), count, "none", row)
+
+
+def _signature(launch: Launch) -> tuple[dict, dict, dict]:
+    """Types, constants and alignments, as Triton finds them when a kernel is called."""
+    signature, constants, attributes = {}, {}, {}
+    for place, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[(place,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = "*" + _TYPES[value.dtype]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+        elif value == 1 and not parameter.do_not_specialize:
+            signature[parameter.name], constants[(place,)] = "constexpr", value
+        else:
+            signature[parameter.name] = "i32"
+            if value % 16 == 0 and not parameter.do_not_specialize:
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+_TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+}
+
+
+def _key(launch: Launch) -> str:
+    return repr((_signature(launch), launch.options))
+
+
+def compile_launch(launch: Launch, target: str) -> Resources:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(launch.kernel, *_signature(launch))
+    if target.startswith("sm_"):
+        gpu = GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+    else:
+        gpu = GPUTarget("hip", target, 64)
+    compiled = triton.compile(source, target=gpu, options=launch.options)
+    read = _from_cubin if gpu.backend == "cuda" else _from_assembly
+    return Resources(
+        kernel=launch.kernel.__name__,
+        case=launch.case,
+        target=target,
+        warps=compiled.metadata.num_warps,
+        shared=compiled.metadata.shared,
+        **read(compiled.asm),
+    )
+
+
+def _from_cubin(asm: dict) -> dict[str, int]:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(asm["cubin"])
+        cubin.flush()
+        usage, code = (
+            subprocess.run(
+                [tool, option, cubin.name], capture_output=True, text=True, check=True
+            ).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    used = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
+    return {
+        "registers": int(used["REG"]),
+        "spilled": max(int(used["STACK"]), int(used["LOCAL"])),
+        "wide": len(re.findall(r"\s(?:LDG|STG|LDGSTS)\.E\.\S*128", code)),
+        "narrow": len(re.findall(r"\s(?:LDG|STG|LDGSTS)\.E(?!\S*128)", code)),
+        "matrix": len(re.findall(r"\s\S*[A-Z]MMA", code)),
+    }
+
+
+def _from_assembly(asm: dict) -> dict[str, int]:
+    code = asm["amdgcn"]
+    used = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|sgpr_spill_count):\s*(\d+)", code))
+    return {
+        "registers": int(used["vgpr_count"]),
+        "spilled": int(used["vgpr_spill_count"]) + int(used["sgpr_spill_count"]),
+        "wide": len(re.findall(r"\s(?:buffer|global)_(?:load|store)_dwordx4", code)),
+        "narrow": len(re.findall(r"\s(?:buffer|global)_(?:load|store)_(?!dwordx4)", code)),
+        "matrix": len(re.findall(r"\sv_mfma", code)),
+    }
+
+
+def measure(target: str) -> list[Resources]:
+    return sorted(compile_launch(launch, target) for launch in launches(target))
+
+
+def read_table() -> list[Resources]:
+    numbers = {f.name for f in fields(Resources)} - {"kernel", "case", "target"}
+    with TABLE.open(newline="") as file:
+        return [
+            Resources(**{k: int(v) if k in numbers else v for k, v in row.items()})
+            for row in csv.DictReader(file)
+        ]
+
+
+def main() -> None:
+    with TABLE.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(f.name for f in fields(Resources))
+        for target in TARGETS:
+            print(f"compiling for {target}", file=sys.stderr)
+            for row in measure(target):
+                writer.writerow(getattr(row, f.name) for f in fields(Resources))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The strict interpreter itself: right kernels pass, each kind of wrong one is caught."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+tl = pytest.importorskip("triton.language")
+
+from support import triton_interpreter  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+
+
+@triton.jit
+def add_one(x, out, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < count).to(tl.float32)
+    tl.store(out + i, (value + 1.0).to(out.dtype.element_ty), mask=i < count)
+
+
+@triton.jit
+def add_one_past_the_end(x, out, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < count) + 1.0, mask=i <= count)
+
+
+@triton.jit
+def add_one_without_upcast(x, out, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < count) + 1.0, mask=i < count)
+
+
+@triton.jit
+def sum_without_upcast(x, out, count, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out, tl.sum(tl.load(x + i, mask=i < count, other=0.0), 0))
+
+
+@triton.jit
+def sum_of_poison(x, out, count, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out, tl.sum(tl.load(x + i, mask=i < count), 0))
+
+
+@triton.jit
+def overlapping(x, out, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * (BLOCK - 1) + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < count, other=0.0), mask=i < count)
+
+
+@triton.jit
+def reads_its_neighbour(x, out, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + (i + BLOCK) % count, mask=i < count)
+    tl.store(x + i, value, mask=i < count)
+
+
+@triton.jit
+def two_values_for_one_place(x, out, count, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i // 2, i.to(tl.float32), mask=i < count)
+
+
+@triton.jit
+def last_one_sums(x, out, count, BLOCK: tl.constexpr, ATOMIC: tl.constexpr):
+    """Each program leaves a value; the last to finish adds them up."""
+    program = tl.program_id(0)
+    tl.store(x + 1 + program, program.to(tl.float32))
+    finished = tl.atomic_add(x, 1.0, sem="acq_rel") + 1.0 if ATOMIC else program + 1.0
+    if finished == tl.num_programs(0):
+        i = tl.arange(0, BLOCK)
+        mask = i < tl.num_programs(0)
+        tl.store(out, tl.sum(tl.load(x + 1 + i, mask=mask, other=0.0), 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_right_kernel_passes(dtype):
+    x = torch.randn(37).to(dtype)
+    out = torch.full_like(x, float("nan"))
+    add_one[(5,)](x, out, 37, BLOCK=8)
+    assert torch.equal(out, (x.float() + 1).to(dtype))
+
+
+def test_only_elements_of_a_view_may_be_touched():
+    table = torch.zeros(6, 5)
+    flat = torch.arange(4.0)
+    add_one[(1,)](flat, table[2, :4], 4, BLOCK=8)
+    assert table.sum() == 10
+    with pytest.raises(Exception, match="store of what is no element of out"):
+        add_one[(1,)](torch.arange(10.0), table[:, :4], 10, BLOCK=16)
+    with pytest.raises(Exception, match="load outside every argument"):
+        add_one[(2,)](flat, torch.zeros(10), 10, BLOCK=8)
+
+
+WRONG = {
+    "past the end": (add_one_past_the_end, "no element of out|outside every argument"),
+    "overlap": (overlapping, "race: out"),
+    "neighbour": (reads_its_neighbour, "race: x"),
+    "two values": (two_values_for_one_place, "two lanes .* store different values to out"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_kernel_is_caught(wrong):
+    kernel, message = WRONG[wrong]
+    x, out = torch.randn(32), torch.zeros(32)
+    with pytest.raises(Exception, match=message):
+        kernel[(4,)](x, out[:30], 30, BLOCK=8)
+
+
+@pytest.mark.parametrize("kernel", [add_one_without_upcast, sum_without_upcast])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_arithmetic_in_16_bits_is_refused(kernel, dtype):
+    x = torch.randn(8).to(dtype)
+    with pytest.raises(Exception, match="upcast on load"):
+        kernel[(1,)](x, torch.zeros(8, dtype=dtype), 8, BLOCK=8)
+
+
+def test_masked_lanes_are_poison():
+    out = torch.zeros(1)
+    sum_of_poison[(1,)](torch.ones(8), out, 8, BLOCK=8)
+    assert out.item() == 8
+    sum_of_poison[(1,)](torch.ones(8), out, 5, BLOCK=8)
+    assert out.isnan().all()
+
+
+def test_an_atomic_orders_what_a_plain_count_does_not():
+    for _ in range(5):
+        out, x = torch.zeros(1), torch.zeros(9)
+        last_one_sums[(8,)](x, out, 0, BLOCK=8, ATOMIC=True)
+        assert out.item() == 28
+    with pytest.raises(Exception, match="race: x"):
+        last_one_sums[(8,)](torch.zeros(9), out, 0, BLOCK=8, ATOMIC=False)
+
+
+def test_the_order_of_programs_changes():
+    @triton.jit
+    def remember(x, out, count, BLOCK: tl.constexpr):
+        turn = tl.atomic_add(x, 1.0)
+        tl.store(out + tl.program_id(0), turn)
+
+    orders = set()
+    for _ in range(4):
+        out = torch.zeros(16)
+        remember[(16,)](torch.zeros(1), out, 16, BLOCK=8)
+        assert sorted(out.tolist()) == list(range(16))
+        orders.add(tuple(out.tolist()))
+    assert len(orders) > 1
+
+
+def test_casts_round_to_the_nearest_and_ties_to_even():
+    rounding = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3e38, float("inf")])
+    values = torch.cat([rounding, torch.randn(1000), torch.tensor([float("nan"), -0.0])])
+    bits = triton_interpreter.to_bfloat16(values.numpy())
+    expected = values.to(torch.bfloat16)
+    given = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+    assert torch.equal(given.isnan(), expected.isnan())
+    assert torch.equal(given.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert torch.equal(
+        torch.from_numpy(triton_interpreter.to_float32(bits)).nan_to_num(7.0),
+        expected.float().nan_to_num(7.0),
+    )

@@ -1,0 +1,148 @@
+"""What the operators' shared tests leave out: the products, and many blocks and sequences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton.language as tl
+from support import triton_interpreter
+from support.operator_parity import apply, check
+from support.operators import MAKERS, Maker, poisoned
+from torch.nn import functional as F
+
+from albert_act_fast import ops
+from albert_act_fast.kernels import halting_step
+from albert_act_fast.ops.contracts import implementation_of
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def assert_as_exact_as_pytorch(given, truth, plain) -> None:
+    """At most twice plain PyTorch's error in the same dtype against float64, plus one rounding."""
+    floor = torch.finfo(given.dtype).eps * truth.abs().max()
+    allowed = 2 * (plain.double() - truth).abs().max() + floor
+    assert (given.double() - truth).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("rows", "live", "depth", "columns"), [(70, 67, 48, 33), (5, 1, 5, 96), (140, 129, 77, 130)]
+)
+def test_linear(dtype, activation, rows, live, depth, columns):
+    make = Maker(rows + columns, dtype, wide=True)
+    x, weight = make.rows(live, depth, rows - live), make.rows(columns, depth, scale=depth**-0.5)
+    bias, out = make.normal(columns), poisoned(rows, columns, dtype=dtype)
+    implementation_of("linear", "triton")(x, weight, bias, torch.tensor([live]), activation, out)
+    act = ACTIVATIONS[activation]
+    truth = act(F.linear(x[:live].double(), weight.double(), bias.double()))
+    assert_as_exact_as_pytorch(out[:live], truth, act(F.linear(x[:live], weight, bias)))
+    assert out[live:].isnan().all()
+    whole = poisoned(live, columns, dtype=dtype)
+    implementation_of("linear", "triton")(x[:live], weight, bias, None, activation, whole)
+    assert torch.equal(whole, out[:live])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("running", "moved"), [(3, 9), (9, 9), (0, 9), (0, 0), (70, 97)])
+def test_project_qkv(dtype, running, moved):
+    make, width, tokens = Maker(running, dtype, wide=True), 65, moved + 5
+    hidden = make.rows(moved, width, 6)
+    weights = [make.rows(width, width, scale=width**-0.5) for _ in range(3)]
+    biases = [make.normal(width) for _ in range(3)]
+    index = torch.randperm(tokens, generator=make.generator)[:moved]
+    token_index = torch.cat([index, torch.full((6,), 2**40)])
+    queries = poisoned(moved + 6, width, dtype=dtype)
+    stores = [poisoned(tokens, width, dtype=dtype) for _ in range(2)]
+    implementation_of("project_qkv", "triton")(
+        hidden, weights, biases, token_index, torch.tensor([running]), torch.tensor([moved]),
+        queries, *stores,
+    )  # fmt: skip
+    written = moved if running else 0
+    for out, rows, count, weight, bias in zip(
+        (queries, *stores),
+        (torch.arange(running), index[:written], index[:written]),
+        (running, written, written),
+        weights,
+        biases,
+        strict=True,
+    ):
+        x = hidden[:count]
+        truth = F.linear(x.double(), weight.double(), bias.double())
+        if count:
+            assert_as_exact_as_pytorch(out[rows], truth, F.linear(x, weight, bias))
+        untouched = torch.ones(out.size(0), dtype=torch.bool)
+        untouched[rows] = False
+        assert out[untouched].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["linear", "project_qkv"])
+def test_what_the_dispatcher_is_told(name):
+    make, rows, width = Maker(0, torch.float32, False), 5, 6
+    count = torch.tensor([rows])
+    weight = [make.rows(width, width) for _ in range(3)]
+    bias = [make.normal(width) for _ in range(3)]
+    out = [torch.zeros(rows, width) for _ in range(3)]
+    hidden = make.rows(rows, width)
+    arguments = {
+        "linear": (hidden, weight[0], bias[0], count, "gelu", out[0]),
+        "project_qkv": (hidden, weight, bias, torch.arange(rows), count, count, *out),
+    }[name]
+    operator = implementation_of(name, "triton")
+    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+    with pytest.raises(ValueError, match=rf"^{name}: .* has shape"):
+        operator(hidden[:, :5], *arguments[1:])
+
+
+def test_bad_calls_are_named():
+    make = Maker(0, torch.float32, False)
+    x, weight, bias, out = make.rows(3, 4), make.rows(4, 4), make.normal(4), torch.zeros(3, 4)
+    linear = implementation_of("linear", "triton")
+    with pytest.raises(ValueError, match=r"linear: activation is 'tanh', expected one of none"):
+        linear(x, weight, bias, None, "tanh", out)
+    with pytest.raises(ValueError, match=r"linear: x is torch.float64, expected one of"):
+        linear(x.double(), weight.double(), bias.double(), None, "none", out.double())
+    with pytest.raises(ValueError, match=r"linear: weight has column stride 4, expected 1"):
+        linear(x, weight.t(), bias, None, "none", out)
+    call = MAKERS["ragged_attention"](make, 257, [3])
+    with pytest.raises(ValueError, match="a head has 257 columns, expected at most 256"):
+        implementation_of("ragged_attention", "triton")(*call.arguments.values())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [128, 192, 256])
+def test_wide_heads(dtype, size):
+    call = MAKERS["ragged_attention"](Maker(size, dtype, True), size, [21, 2])
+    check(call, apply(call, "triton"))
+
+
+@pytest.mark.parametrize(("threshold", "last"), [(0.99, False), (1.0, False), (0.99, True)])
+def test_halting_step_over_many_blocks_and_sequences(threshold, last, monkeypatch):
+    """More blocks, and more offsets, than a program looks at at a time."""
+    monkeypatch.setattr(halting_step, "CHUNK", tl.constexpr(16))
+    make = Maker(7, torch.float32, False)
+    lengths = torch.randint(0, 60, (200,), generator=make.generator).tolist()
+    call = MAKERS["halting_step"](make, 7, lengths, threshold=threshold, last=last, beyond=300)
+    check(call, apply(call, "triton"))
+    name, grid = triton_interpreter.launches[-1]
+    assert name == "move"
+    assert grid[0] > 3 * 16
+    assert len(lengths) > 3 * halting_step.OFFSETS.value
+
+
+def test_halting_step_takes_two_launches():
+    call = MAKERS["halting_step"](Maker(1, torch.float32, False), 7, [4, 2])
+    before = len(triton_interpreter.launches)
+    ops.implementation_of("halting_step", "triton")(*call.arguments.values())
+    assert [name for name, _ in triton_interpreter.launches[before:]] == ["decide", "move"]

@@ -1,0 +1,82 @@
+"""Every kernel compiles for every target, and takes no more of it than the committed table says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.triton_resources import TARGETS, Resources, launches, measure, read_table
+
+from albert_act_fast.ops import triton_ops
+
+PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+    ),
+    pytest.mark.skipif(triton_ops.interpreted(), reason="TRITON_INTERPRET=1 compiles nothing"),
+]
+
+
+def pinned_triton() -> bool:
+    return f"triton=={importlib.metadata.version('triton')}" in PINNED.split()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_resources(target):
+    """Another Triton than the pinned one may allocate other registers, but must not spill."""
+    table = [row for row in read_table() if row.target == target]
+    measured = measure(target)
+    assert worse(table, measured, exactly=pinned_triton()) == []
+
+
+def worse(table: list[Resources], measured: list[Resources], exactly: bool) -> list[str]:
+    known = {(row.kernel, row.case): row for row in table}
+    problems = []
+    for row in measured:
+        allowed = known.get((row.kernel, row.case))
+        if allowed is None:
+            problems.append(f"{row.kernel}, {row.case}: not in the table (make resources)")
+        elif row.spilled > allowed.spilled:
+            problems.append(f"{row.kernel}, {row.case}: spills {row.spilled} bytes")
+        elif exactly and row not in table:
+            problems.append(f"{row.kernel}, {row.case}: {row}, in the table {allowed}")
+    return problems
+
+
+def test_the_check_finds_what_it_is_for():
+    table = read_table()
+    row = table[0]
+    assert worse(table, [row], exactly=True) == []
+    spilling = replace(row, spilled=row.spilled + 8)
+    assert "spills" in worse(table, [spilling], exactly=False)[0]
+    narrow = replace(row, wide=row.wide - 1, narrow=row.narrow + 4)
+    assert worse(table, [narrow], exactly=True)
+    assert worse(table, [replace(row, case="unheard of")], exactly=False)
+
+
+def test_every_kernel_and_both_kinds_of_access_are_in_the_table():
+    table = read_table()
+    named = {path.stem for path in Path(triton_ops.__file__).parents[2].glob("kernels/*.py")}
+    launched = named - {"rows", "products", "launch_tables", "halting_step"} | {"decide", "move"}
+    assert {row.kernel for row in table} == launched
+    assert {row.target for row in table} == set(TARGETS)
+    # In bfloat16 at the published width rows move 128 bits at a time.
+    for row in table:
+        if "base, bfloat16" in row.case:
+            assert row.wide >= 2, row
+    # What is multiplied in 16 bits is multiplied by tensor cores.
+    for row in table:
+        if row.kernel in ("linear", "project_qkv", "ragged_attention") and "bfloat16" in row.case:
+            assert row.matrix > 0, row
+
+
+def test_launches_are_those_of_the_package():
+    recorded = launches("sm_90")
+    names = {launch.kernel.__name__ for launch in recorded}
+    assert {"decide", "move", "linear", "project_qkv", "ragged_attention"} <= names
+    assert all(launch.options["enable_fp_fusion"] for launch in recorded)
