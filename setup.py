@@ -12,11 +12,13 @@ import glob
 import os
 import platform
 import shutil
+import subprocess
 import sys
 
 from setuptools import Extension, find_packages, setup
 
-# torch 2.11, the oldest that is supported: one build serves it and all later ones.
+# The oldest torch that is supported: one build serves it and all later ones.
+OLDEST_TORCH = "2.11"
 TORCH_TARGET_VERSION = "0x020b000000000000"
 
 
@@ -41,7 +43,17 @@ def why_no_cpp():
         import torch  # noqa: F401
     except ImportError:
         return "PyTorch is not visible to the build (pip install --no-build-isolation .)"
+    try:
+        import pybind11  # noqa: F401
+    except ImportError:
+        return "pybind11 is not visible to the build (pip install pybind11)"
     return None
+
+
+def compiler_version():
+    compiler = os.environ.get("CXX", "c++").split()
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
+    return version.stdout.splitlines()[0].replace('"', "")
 
 
 def native_extensions():
@@ -50,10 +62,11 @@ def native_extensions():
     if reason is not None:
         say(f"the C++ operators are left out: {reason}")
         return {}
+    import pybind11
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    instruction_sets = ["portable", *(["avx2", "avx512"] if x86 else [])]
+    instruction_sets = ["portable", *(["avx2", "avx512", "avx512_vnni"] if x86 else [])]
     say(f"the C++ operators are built for {', '.join(instruction_sets)}")
     sanitize = []
     if is_set("ALBERT_ACT_FAST_SANITIZE"):
@@ -62,13 +75,16 @@ def native_extensions():
     extension = Extension(
         "albert_act_fast._cpp_ops",
         sources=[
+            "csrc/binding/checksum.cpp",
             "csrc/binding/cpu_ops.cpp",
-            "csrc/binding/iterate.cpp",
+            "csrc/binding/engine.cpp",
+            "csrc/binding/linear.cpp",
+            "csrc/binding/module.cpp",
             "csrc/cpu/dispatch.cpp",
             *(f"csrc/cpu/{name}.cpp" for name in instruction_sets),
         ],
         depends=glob.glob("csrc/**/*.h", recursive=True),
-        include_dirs=include_paths(),
+        include_dirs=[pybind11.get_include(), *include_paths()],
         library_dirs=library_paths(),
         libraries=["c10", "torch_cpu", "torch"],
         # Never -march=native: the instruction set is chosen when the library is loaded.
@@ -80,6 +96,8 @@ def native_extensions():
             "-Wall",
             "-Wno-psabi",
             f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+            f'-DAAF_OLDEST_TORCH="{OLDEST_TORCH}"',
+            f'-DAAF_COMPILER="{compiler_version()}"',
             *sanitize,
         ],
         extra_link_args=[
@@ -88,12 +106,8 @@ def native_extensions():
         ],
         language="c++",
     )
-    # The library is loaded by torch, not imported: no Python in it, nor its version in the name.
-    return {
-        "ext_modules": [extension],
-        "cmdclass": {"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
-        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
-    }
+    # One build serves several releases of torch, but one of Python: pybind11 knows no stable ABI.
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(

@@ -26,6 +26,9 @@ class AlbertActConfig(AlbertConfig):
         position_embedding_type: "absolute", "relative_key" or "relative_key_query".
         implementation: what computes the encoder: "auto", "reference" or an engine
             implementation (see `albert_act_fast.implementations`).
+        quantization: None, or "int8": the encoder's products with int8 weights and activations,
+            on CPUs with the C++ operators; the halting state stays float32. Only implementation
+            "reference" computes such a model in its own dtype.
 
     Raises:
         ValueError: a field is out of range, or the fields describe a model that is not
@@ -48,6 +51,7 @@ class AlbertActConfig(AlbertConfig):
     act_epsilon: int | float = 0.01
     act_tau: int | float | None = None
     implementation: str = "auto"
+    quantization: str | None = None
 
     @classmethod
     def tiny(cls, **overrides) -> AlbertActConfig:
@@ -114,6 +118,9 @@ class AlbertActConfig(AlbertConfig):
         )
         _require(
             self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, f"one of {', '.join(ACT2FN)}"
+        )
+        _require(
+            self.quantization in (None, "int8"), "quantization", self.quantization, "None or 'int8'"
         )
         for name in ("num_hidden_groups", "inner_group_num"):
             _require(

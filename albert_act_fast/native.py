@@ -6,39 +6,40 @@ the package works without it; why it is missing is kept and told to whoever asks
 
 from __future__ import annotations
 
-import ctypes
+import importlib
+import importlib.util
 import warnings
-from pathlib import Path
 
 import torch
 
-_LIBRARY = Path(__file__).with_name("_cpp_ops.so")
+_MODULE = "albert_act_fast._cpp_ops"
 
 
-def _load() -> str | None:
-    """Returns None when loaded, else the reason why not."""
-    if not _LIBRARY.exists():
-        return (
+def _load():
+    """Returns the module and None, or None and the reason why it is not there."""
+    if importlib.util.find_spec(_MODULE) is None:
+        return None, (
             "the C++ operators were not built; install again with a C++ compiler on the PATH and "
-            "PyTorch visible to the build: pip install --no-build-isolation ."
+            "PyTorch and pybind11 visible to the build: pip install --no-build-isolation ."
         )
     try:
-        torch.ops.load_library(_LIBRARY)
-    except OSError as error:
-        reason = f"{_LIBRARY.name} does not load under torch {torch.__version__}: {error}"
+        return importlib.import_module(_MODULE), None
+    except ImportError as error:
+        reason = f"{_MODULE} does not load under torch {torch.__version__}: {error}"
         warnings.warn(f"albert_act_fast: {reason}", RuntimeWarning, stacklevel=2)
-        return reason
-    return None
+        return None, reason
 
 
-# None where the C++ operators are there.
-why_no_cpp = _load()
+# The library, whose operators importing it registers; and None where it is there, else the reason.
+library, why_no_cpp = _load()
+
+
+def build_info() -> dict[str, str] | None:
+    """How the C++ operators were built and the instruction set they run on ("avx512_vnni",
+    "avx512", "avx2" or "portable"); None without them."""
+    return None if library is None else library.build_info()
 
 
 def instruction_set() -> str | None:
-    """What the C++ operators run on: "avx512", "avx2" or "portable"; None without them."""
-    if why_no_cpp is not None:
-        return None
-    function = ctypes.CDLL(str(_LIBRARY)).albert_act_fast_instruction_set
-    function.restype = ctypes.c_char_p
-    return function().decode()
+    """What the C++ operators run on; None without them."""
+    return None if library is None else build_info()["instruction_set"]

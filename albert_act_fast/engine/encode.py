@@ -22,12 +22,17 @@ def encode(
     threshold: float,
     max_iterations: int,
     implementation: str,
+    int8: bool = False,
 ) -> EncoderResult:
     """Embeds, iterates and unpacks a batch; same result as the reference encoder.
 
     Args:
         embeddings, encoder: anything with the submodules of the published model's.
         inputs: a checked batch.
+        int8: implementation "cpp" alone: products with weights and activations in int8.
+
+    Raises:
+        ValueError: int8 was asked for, and the layer cannot run on packed weights.
     """
     tokens = pack(inputs.attention_mask)
     rows = embed(embeddings, inputs, tokens, implementation)
@@ -35,9 +40,14 @@ def encode(
     if hidden.size(0):
         arguments = (encoder.albert_layer, hidden, tokens.offsets, tokens.positions)
         rule = {"threshold": threshold, "max_iterations": max_iterations}
-        packed = pack_layer(encoder.albert_layer, hidden) if implementation == "cpp" else None
+        packed = pack_layer(encoder.albert_layer, hidden, int8) if implementation == "cpp" else None
         if packed is not None:
-            result = iterate_packed(packed, *arguments, **rule)
+            result = iterate_packed(packed, *arguments[1:], **rule)
+        elif int8:
+            raise ValueError(
+                "quantization: int8 needs float32 or bfloat16 weights in plain linear modules "
+                "without hooks, no autocast, and the activation gelu, gelu_new, relu or silu."
+            )
         else:
             result = iterate(*arguments, **rule, implementation=implementation)
     else:

@@ -1,7 +1,8 @@
-"""The native loop on the CPU: weights packed once for oneDNN, all iterations below Python.
+"""The native engine on the CPU: weights packed once, all iterations below Python.
 
-The packed products are private operators of torch; where they are missing, or a layer is not made
-of plain linear modules, the loop in Python with the same operators takes over.
+Products of many rows are oneDNN's, by private operators of torch; where those are missing the
+engine's own take all rows. Where a layer is not made of plain linear modules, the loop in Python
+with the same operators takes over.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import activations
 
-from albert_act_fast import ops
+from albert_act_fast import native, ops
 from albert_act_fast.engine.loop import PackedResult
 
 _ACTIVATIONS = {
@@ -29,9 +30,9 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """What `iterate.cpp` takes for its `linear` argument, and what it was made from."""
+    """A native engine, and what it was made from."""
 
-    linear: list[Tensor]
+    engine: object
     fingerprint: tuple
 
 
@@ -39,7 +40,7 @@ _packed: WeakKeyDictionary[nn.Module, PackedLayer] = WeakKeyDictionary()
 
 
 @functools.cache
-def _can_pack(dtype: torch.dtype) -> bool:
+def _has_onednn(dtype: torch.dtype) -> bool:
     """Tries the private operators once on a small product."""
     if not torch.backends.mkldnn.is_available():
         return False
@@ -85,13 +86,14 @@ def _fingerprint(tensors: list[Tensor]) -> tuple:
     return tuple((t.shape, t.dtype, c) for t, c in zip(tensors, checksums, strict=True))
 
 
-def pack_layer(layer: nn.Module, hidden: Tensor) -> PackedLayer | None:
-    """The layer's weights, packed; packed anew when any of them has changed, in whatever way.
+def pack_layer(layer: nn.Module, hidden: Tensor, int8: bool = False) -> PackedLayer | None:
+    """The layer's weights, packed; packed anew when any of them has changed, in whatever way;
+    rounded to int8 where asked.
 
     Returns:
         None where the layer cannot run on packed weights: another dtype than float32 or bfloat16,
-        autocast, modules that are not plain linear ones or that carry hooks, an activation that
-        oneDNN does not fuse, a torch without these operators.
+        autocast, modules that are not plain linear ones or that carry hooks, another activation
+        than gelu, its tanh form, relu and silu.
     """
     linears = _linears(layer)
     if (
@@ -99,32 +101,49 @@ def pack_layer(layer: nn.Module, hidden: Tensor) -> PackedLayer | None:
         or hidden.dtype not in (torch.float32, torch.bfloat16)
         or torch.is_autocast_enabled("cpu")
         or not all(_is_plain(module) for module in linears)
-        or any(module.weight.dtype != hidden.dtype for module in linears)
-        or not _can_pack(hidden.dtype)
     ):
         return None
-    tensors = [tensor for module in linears for tensor in (module.weight, module.bias)]
-    fingerprint = _fingerprint(tensors)
+    distance = getattr(layer.attention, "distance_embedding", None)
+    modules = [*linears, layer.LayerNorm, layer.full_layer_layer_norm, layer.act.dense]
+    pairs = [(module.weight.detach(), module.bias.detach()) for module in modules]
+    tensors = [tensor for pair in pairs for tensor in pair]
+    if distance is not None:
+        tensors.append(distance.weight.detach())
+    if any(tensor.dtype != hidden.dtype for tensor in tensors):
+        return None
+    library = _has_onednn(hidden.dtype)
+    # bfloat16 rows are read two numbers at a time, unless oneDNN reads them.
+    odd = any(module.in_features % 2 for module in linears)
+    if hidden.dtype == torch.bfloat16 and odd and not library:
+        return None
+    fingerprint = (int8, *_fingerprint(tensors))
     packed = _packed.get(layer)
     if packed is None or packed.fingerprint != fingerprint:
-        packed = _packed[layer] = PackedLayer(_pack(linears), fingerprint)
+        engine = _engine(layer, pairs, distance, int8, library)
+        packed = _packed[layer] = PackedLayer(engine, fingerprint)
     return packed
 
 
-@torch.inference_mode()
-def _pack(linears: list[nn.Module]) -> list[Tensor]:
-    key, value, *others = linears
-    pairs = [
-        (torch.cat([key.weight, value.weight]), torch.cat([key.bias, value.bias])),
-        *((module.weight.detach(), module.bias.detach()) for module in others),
-    ]
-    reorder = torch.ops.mkldnn._reorder_linear_weight
-    return [tensor for weight, bias in pairs for tensor in (reorder(weight, 64), bias)]
+def _engine(layer: nn.Module, pairs: list, distance: nn.Module | None, int8: bool, library: bool):
+    names = ["key", "value", "query", "dense", "ffn", "ffn_output"]
+    names += ["attention_norm", "output_norm", "halting"]
+    contiguous = [tuple(tensor.contiguous() for tensor in pair) for pair in pairs]
+    attention = layer.attention
+    return native.library.Engine(
+        **dict(zip(names, contiguous, strict=True)),
+        distance_embedding=None if distance is None else distance.weight.detach().contiguous(),
+        key_distances=attention.position_embedding_type == "relative_key_query",
+        attention_eps=layer.LayerNorm.eps,
+        output_eps=layer.full_layer_layer_norm.eps,
+        heads=attention.num_attention_heads,
+        activation=_ACTIVATIONS[type(layer.activation)],
+        int8=int8,
+        library=library,
+    )
 
 
 def iterate_packed(
     packed: PackedLayer,
-    layer: nn.Module,
     hidden: Tensor,
     offsets: Tensor,
     positions: Tensor,
@@ -133,24 +152,17 @@ def iterate_packed(
     max_iterations: int,
 ) -> PackedResult:
     """As `loop.iterate`, in one call."""
-    attention, halting = layer.attention, layer.act.dense
-    after_attention, at_the_end = layer.LayerNorm, layer.full_layer_layer_norm
-    distance = getattr(attention, "distance_embedding", None)
-    out, n_updates, remainders, rows = ops.implementation_of("iterate", "cpp")(
-        hidden.contiguous(),
-        offsets,
-        positions.contiguous(),
-        packed.linear,
-        [after_attention.weight, after_attention.bias, at_the_end.weight, at_the_end.bias],
-        halting.weight,
-        halting.bias,
-        after_attention.eps,
-        at_the_end.eps,
-        attention.num_attention_heads,
-        None if distance is None else distance.weight,
-        attention.position_embedding_type == "relative_key_query",
-        _ACTIVATIONS[type(layer.activation)],
-        threshold,
-        max_iterations,
+    out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    n_updates = hidden.new_empty(hidden.size(0), dtype=torch.float32)
+    remainders = torch.empty_like(n_updates)
+    rows = packed.engine.run(
+        hidden=hidden.contiguous(),
+        offsets=offsets,
+        positions=positions.contiguous(),
+        threshold=threshold,
+        max_iterations=max_iterations,
+        out=out,
+        n_updates=n_updates,
+        remainders=remainders,
     )
-    return PackedResult(out, n_updates, remainders, [n for n in rows.tolist() if n])
+    return PackedResult(out, n_updates, remainders, rows)

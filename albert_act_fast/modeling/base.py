@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.albert.modeling_albert import AlbertEmbeddings, AlbertMLMHead
 from transformers.utils import ModelOutput, logging
 
-from albert_act_fast import engine, implementations
+from albert_act_fast import engine, implementations, native
 from albert_act_fast.configuration import AlbertActConfig
 from albert_act_fast.inputs import ModelInputs, check_inputs
 from albert_act_fast.outputs import AlbertActModelOutput, EncoderResult
@@ -82,6 +82,24 @@ class AlbertActPreTrainedModel(PreTrainedModel):
                 f"{', '.join(sorted(info['unexpected_keys'])) or 'nothing'}."
             )
         return (model, info) if wants_info else model
+
+    def quantize(self, quantization: str | None = "int8"):
+        """Computes the encoder's products in int8 from now on, or with None no longer.
+
+        Weights are rounded with one factor for each output, activations with one for each token,
+        found anew in every product; sums, LayerNorm, softmax and the halting state stay float32.
+        Weights are kept as they are, so that this can be undone, and are rounded again whenever
+        they change.
+
+        Raises:
+            ValueError: `quantization` is neither None nor "int8", or the C++ operators are missing.
+        """
+        if quantization not in (None, "int8"):
+            raise ValueError(f"quantization: got {quantization!r}, expected None or 'int8'.")
+        if quantization is not None and native.why_no_cpp is not None:
+            raise ValueError(f"quantization: int8 needs the C++ operators: {native.why_no_cpp}.")
+        self.config.quantization = quantization
+        return self
 
     def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         """The output itself, or a plain tuple where the call or the configuration wants one."""
@@ -173,6 +191,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
             head_mask,
             inputs_embeds,
         )
+        self._check_quantization(choice)
         if choice.name == "reference":
             self._say_why_slow(choice)
             result = self._run_reference(arguments, output_hidden_states, output_attentions)
@@ -224,6 +243,17 @@ class AlbertActModel(AlbertActPreTrainedModel):
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         return [f"the model's weights have several dtypes ({names})"]
 
+    def _check_quantization(self, choice: implementations.Choice) -> None:
+        """Full precision instead of int8 only where it was asked for by name."""
+        if self.config.quantization is None or choice.name == "cpp":
+            return
+        if choice.name != "reference" or choice.reason != "asked for":
+            raise ValueError(
+                f"quantization: the model is set to {self.config.quantization!r}, which only "
+                f"implementation 'cpp' computes; got {choice.name!r} ({choice.reason}). Call "
+                "model.quantize(None), or ask for implementation='reference' for full precision."
+            )
+
     @torch.compiler.disable
     def _say_why_slow(self, choice: implementations.Choice) -> None:
         """The dense loop in eval mode is mostly a forgotten `torch.no_grad()`: say so once."""
@@ -262,7 +292,12 @@ class AlbertActModel(AlbertActPreTrainedModel):
             else torch.autocast(self.device.type, enabled=False)
         )
         with one_dtype:
-            return engine.encode(*arguments, **rule, implementation=implementation)
+            return engine.encode(
+                *arguments,
+                **rule,
+                implementation=implementation,
+                int8=self.config.quantization == "int8",
+            )
 
     @torch.compiler.disable
     def _check(self, arguments) -> ModelInputs:

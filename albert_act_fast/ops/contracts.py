@@ -260,20 +260,6 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
 }
 
 
-# The operators above put together: all iterations of `albert_act_fast.engine.loop.iterate` below
-# Python, for an implementation that brings its own matrix products. Shapes and results as there.
-# linear: weight (in the implementation's own packing) and bias of key and value together (2 H
-# outputs), query, attention output, ffn, ffn output. norms: weight and bias of the LayerNorm after
-# attention and of the one at the end. activation: "gelu", "gelu_tanh", "relu" or "silu".
-# Returns hidden [T, H], n_updates [T], remainders [T], and rows computed [max_iterations] (int64).
-ITERATE_SCHEMA = (
-    "(Tensor hidden, Tensor offsets, Tensor positions, Tensor[] linear, Tensor[] norms, "
-    "Tensor halting_weight, Tensor halting_bias, float attention_eps, float output_eps, "
-    "int heads, Tensor? distance_embedding, bool key_distances, str activation, "
-    "float threshold, int max_iterations) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-
-
 # Products over packed rows whose number only the device knows, for an implementation that brings
 # its own: out[r] = activation(x[r] weight^T + bias). activation: "none" or one of ITERATE_SCHEMA's.
 LINEAR_SCHEMA = (
@@ -341,15 +327,8 @@ def _fake_checksum(tensors):
     return tensors[0].new_empty(len(tensors), dtype=torch.int64)
 
 
-def _fake_iterate(hidden, offsets, *rest):
-    state = hidden.new_empty(hidden.size(0), dtype=torch.float32)
-    rows = offsets.new_empty(rest[-1])
-    return torch.empty_like(hidden), state, torch.empty_like(state), rows
-
-
 def _define_all() -> None:
     for overload, schema, fake in (
-        ("iterate.cpp", ITERATE_SCHEMA, _fake_iterate),
         ("checksum.cpp", CHECKSUM_SCHEMA, _fake_checksum),
         ("linear.triton", LINEAR_SCHEMA, _check_linear),
         ("project_qkv.triton", PROJECT_QKV_SCHEMA, _check_project_qkv),

@@ -12,22 +12,9 @@
 #include <string>
 
 #include "../cpu/kernels.h"
+#include "dtypes.h"
 
 namespace albert_act_fast::binding {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-template <class T>
-constexpr ScalarType kScalarType = ScalarType::Long;
-template <>
-inline constexpr ScalarType kScalarType<float> = ScalarType::Float;
-template <>
-inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
-template <>
-inline constexpr ScalarType kScalarType<BFloat16> = ScalarType::BFloat16;
-template <>
-inline constexpr ScalarType kScalarType<Half> = ScalarType::Half;
 
 // Checks the arguments of one operator and hands out their pointers.
 class Arguments {

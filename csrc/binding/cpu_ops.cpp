@@ -1,20 +1,9 @@
 // The `cpp` overloads of the operators that albert_act_fast/ops/contracts.py defines.
-#include "cpu_ops.h"
-
-#include <algorithm>
-#include <cstring>
-#include <vector>
+#include "arguments.h"
+#include "launch.h"
 
 namespace albert_act_fast::binding {
 namespace {
-
-// Rows a thread should have at least before another is worth waking.
-constexpr int64_t kGrain = 16;
-
-template <class F>
-void for_rows(int64_t rows, const F& f) {
-    torch::stable::parallel_for(0, rows, kGrain, f);
-}
 
 // The last of the sequence offsets says how many rows are live, at most `rows`.
 int64_t check_offsets(const char* op, const char* name, const int64_t* offsets, int64_t sequences,
@@ -34,15 +23,6 @@ int64_t live_rows(const Arguments& check, const std::optional<Tensor>& row_count
     check.check_range("row_count", &live, 1, rows + 1);
     return live;
 }
-
-template <class T>
-void copy_rows(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
-               int64_t begin, int64_t end, int64_t width) {
-    for (int64_t r = begin; r < end; ++r)
-        memcpy(to.row(index[r]), from.row(r), size_t(width) * sizeof(T));
-}
-
-}  // namespace
 
 void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word,
                   Tensor token_type, std::optional<Tensor> position, Tensor ln_weight,
@@ -87,10 +67,8 @@ void write_kv(Tensor keys, Tensor values, Tensor token_index, std::optional<Tens
         const auto from_values = check.matrix<const T>("values", values, rows, width);
         const auto to_keys = check.matrix<T>("key_store", key_store, tokens, width);
         const auto to_values = check.matrix<T>("value_store", value_store, tokens, width);
-        for_rows(live, [&](int64_t begin, int64_t end) {
-            copy_rows(from_keys, index, to_keys, begin, end, width);
-            copy_rows(from_values, index, to_values, begin, end, width);
-        });
+        scatter(from_keys, index, to_keys, live, width);
+        scatter(from_values, index, to_values, live, width);
     });
 }
 
@@ -104,9 +82,7 @@ void scatter_rows(Tensor rows, Tensor row_index, std::optional<Tensor> row_count
         check.check_range("row_index", index, live, out.size(0));
         const auto from = check.matrix<const T>("rows", rows, count, width);
         const auto to = check.matrix<T>("out", out, out.size(0), width);
-        for_rows(live, [&](int64_t begin, int64_t end) {
-            copy_rows(from, index, to, begin, end, width);
-        });
+        scatter(from, index, to, live, width);
     });
 }
 
@@ -159,16 +135,7 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
                 "distance_embedding", *distance_embedding, args.distances, args.head_size);
             check.check_range("positions", args.positions, tokens, (args.distances + 1) / 2);
         }
-        std::vector<int64_t> items;
-        for (int64_t b = 0; b < sequences; ++b)
-            for (int64_t head = 0; head < heads; ++head)
-                for (int64_t r = args.query_offsets[b]; r < args.query_offsets[b + 1];
-                     r += cpu::kQueryBlock)
-                    items.insert(items.end(), {b, r, head});
-        torch::stable::parallel_for(
-            0, int64_t(items.size() / 3), 1, [&](int64_t begin, int64_t end) {
-                cpu::kernels<T>().ragged_attention(args, items.data(), begin, end);
-            });
+        attend(args, sequences, heads);
     });
 }
 
@@ -216,24 +183,11 @@ void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_
         const int64_t live =
             check_offsets("halting_step", "query_offsets", args.query_offsets, sequences, rows);
         check.check_range("token_index", args.token_index, live, tokens);
-        const int64_t blocks = (live + cpu::kHaltingBlock - 1) / cpu::kHaltingBlock;
-        std::vector<int64_t> running_up_to(size_t(blocks), -1);
-        int64_t ticket = 0, asking = 0;
-        args.ticket = &ticket;
-        args.running_up_to = running_up_to.data();
-        args.asking = &asking;
-        if (blocks == 0) {
-            std::fill_n(args.next_query_offsets, sequences + 1, 0);
-            return;
-        }
-        const int64_t workers =
-            std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
-        torch::stable::parallel_for(
-            0, workers, 1, [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
-        if (asking == 0) cpu::kernels<T>().finish_rows(args);
+        halt(args);
     });
 }
 
+}  // namespace
 }  // namespace albert_act_fast::binding
 
 STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CPU, m) {
@@ -244,9 +198,4 @@ STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CPU, m) {
     m.impl("add_layer_norm.cpp", TORCH_BOX(&add_layer_norm));
     m.impl("ragged_attention.cpp", TORCH_BOX(&ragged_attention));
     m.impl("halting_step.cpp", TORCH_BOX(&halting_step));
-}
-
-// Read by albert_act_fast/native.py.
-extern "C" __attribute__((visibility("default"))) const char* albert_act_fast_instruction_set() {
-    return albert_act_fast::cpu::instruction_set();
 }

@@ -1,7 +1,6 @@
 // The kernels for avx2.
 #include <cstddef>
 
-#include "../semantics/halting.h"
 #include "kernels.h"
 
 #pragma GCC target("avx2,fma,f16c")

@@ -1,7 +1,6 @@
 // The kernels for avx512.
 #include <cstddef>
 
-#include "../semantics/halting.h"
 #include "kernels.h"
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")

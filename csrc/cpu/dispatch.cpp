@@ -17,19 +17,22 @@ AAF_DECLARE(portable)
 #if defined(__x86_64__)
 AAF_DECLARE(avx2)
 AAF_DECLARE(avx512)
+AAF_DECLARE(avx512_vnni)
 #endif
 #undef AAF_DECLARE
 
 namespace {
-enum class InstructionSet { portable, avx2, avx512 };
-constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+enum class InstructionSet { portable, avx2, avx512, avx512_vnni };
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_vnni"};
 
 InstructionSet widest() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return InstructionSet::avx512;
+        return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")
+                   ? InstructionSet::avx512_vnni
+                   : InstructionSet::avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return InstructionSet::avx2;
 #endif
@@ -43,11 +46,11 @@ InstructionSet choose() {
     if (wanted == nullptr || *wanted == 0) return limit;
     for (int i = 0; i <= int(limit); ++i)
         if (std::strcmp(wanted, kNames[i]) == 0) return InstructionSet(i);
-    std::fprintf(
-        stderr,
-        "ALBERT_ACT_FAST_INSTRUCTION_SET: got %s, expected portable, avx2 or avx512, and one "
-        "that this machine has; using %s.\n",
-        wanted, kNames[int(limit)]);
+    std::fprintf(stderr,
+                 "ALBERT_ACT_FAST_INSTRUCTION_SET: got %s, expected portable, avx2, avx512 or "
+                 "avx512_vnni, and one "
+                 "that this machine has; using %s.\n",
+                 wanted, kNames[int(limit)]);
     return limit;
 }
 
@@ -58,6 +61,8 @@ template <class T>
 const Kernels<T>& kernels() {
     switch (chosen) {
 #if defined(__x86_64__)
+        case InstructionSet::avx512_vnni:
+            return avx512_vnni::kernels<T>();
         case InstructionSet::avx512:
             return avx512::kernels<T>();
         case InstructionSet::avx2:
@@ -75,6 +80,7 @@ template const Kernels<Half>& kernels<Half>();
 uint64_t checksum(const void* data, int64_t first, int64_t words) {
     switch (chosen) {
 #if defined(__x86_64__)
+        case InstructionSet::avx512_vnni:
         case InstructionSet::avx512:
             return avx512::checksum(data, first, words);
         case InstructionSet::avx2:

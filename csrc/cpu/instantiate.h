@@ -1,6 +1,13 @@
 // Everything of one instruction set. The including file has set the target and AAF_NAMESPACE; all
 // headers with functions of their own were included before that, so that none of theirs is
-// compiled for an instruction set that another machine lacks.
+// compiled for an instruction set that another machine lacks. The rules shared with other devices
+// are inlined wherever they are used, and nothing inlines what has a wider target than itself, so
+// they come after it.
+#include "../semantics/activation.h"
+#include "../semantics/halting.h"
+#include "../semantics/layer_norm.h"
+#include "../semantics/softmax.h"
+
 namespace albert_act_fast::cpu {
 namespace AAF_NAMESPACE {
 
@@ -15,10 +22,13 @@ namespace AAF_NAMESPACE {
 
 #include "checksum.h"
 
+#include "product.h"
+
 template <class T>
 const Kernels<T>& kernels() {
-    static constexpr Kernels<T> all = {&embed_tokens<T>, &add_layer_norm<T>, &ragged_attention<T>,
-                                       &halting_step<T>, &finish_rows<T>};
+    static constexpr Kernels<T> all = {
+        &embed_tokens<T>, &add_layer_norm<T>, &ragged_attention<T>, &halting_step<T>,
+        &finish_rows<T>,  &quantize<T>,       int8_product_of<T>(), product_of<T>()};
     return all;
 }
 template const Kernels<float>& kernels<float>();

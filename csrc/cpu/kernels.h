@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "../semantics/activation_names.h"
 #include "../semantics/numbers.h"
 
 namespace albert_act_fast::cpu {
@@ -78,11 +79,71 @@ struct HaltingStep {
     int64_t *ticket, *running_up_to, *asking;
 };
 
+// Weights are packed in panels of kPanel columns: panel by panel, and in each for every step
+// through the depth the kPanel columns' words side by side. A word holds as many neighbours in
+// depth as fit the instruction that multiplies them: one float, two bfloat16 or four int8. What is
+// missing to full words and panels is 0.
+constexpr int64_t kPanel = 32;
+
+struct BFloat16Pair {
+    uint32_t bits;
+};
+// Of weights four int8; of activations four uint8, which are int8 plus 128.
+struct Int8Quad {
+    uint32_t bits;
+};
+
+template <class T>
+struct WordOf {
+    using type = T;
+};
+template <>
+struct WordOf<BFloat16> {
+    using type = BFloat16Pair;
+};
+
+// out = activation(x W^T + bias), x in words of the weights' kind.
+template <class T, class Word>
+struct Product {
+    Matrix<const Word> x;
+    int64_t rows, depth;  // depth in words
+    const Word* panels;
+    const float* bias;  // as many as the panels have columns
+    // int8 only: a row's and a column's factor, and the sum of a column's weights.
+    const float *row_scale, *column_scale;
+    const int32_t* column_sum;
+    Activation activation;
+    Matrix<T> out;
+    int64_t columns;
+};
+
+// Rows that are multiplied by a panel before the next panel's turn: they stay in cache.
+constexpr int64_t kRowChunk = 48;
+inline int64_t row_chunks(int64_t rows) {
+    return (rows + kRowChunk - 1) / kRowChunk;
+}
+inline int64_t panels_of(int64_t columns) {
+    return (columns + kPanel - 1) / kPanel;
+}
+
+// Rows to uint8: x = scale (u - 128), scale = the row's largest magnitude / 127.
+template <class T>
+struct Quantize {
+    Matrix<const T> x;
+    int64_t width;
+    Matrix<uint8_t> out;  // rows are filled up with 128 to full words
+    float* scale;
+};
+
 // Rows that one worker takes at a time. The candidate states of a block stay in cache between the
 // halting rule and the mix, so every row is read once.
 constexpr int64_t kHaltingBlock = 32;
 // Queries of one sequence and head that one worker takes at a time.
 constexpr int64_t kQueryBlock = 128;
+
+// Products by weights of the kind Word. items: row chunks times panels, chunk by chunk.
+template <class T, class Word>
+using ProductKernel = void (*)(const Product<T, Word>&, int64_t begin, int64_t end);
 
 template <class T>
 struct Kernels {
@@ -95,6 +156,9 @@ struct Kernels {
     void (*halting_step)(const HaltingStep<T>&);
     // By one worker after the others, where `asking` stayed 0.
     void (*finish_rows)(const HaltingStep<T>&);
+    void (*quantize)(const Quantize<T>&, int64_t begin, int64_t end);  // rows
+    ProductKernel<T, Int8Quad> int8_product;
+    ProductKernel<T, typename WordOf<T>::type> product;  // null where the dtype has none
 };
 
 // The kernels for the widest instruction set that this machine has.

@@ -7,11 +7,12 @@ template <class T, class A>
 inline __attribute__((always_inline)) void normalize(const A* row, const LayerNorm<T>& norm,
                                                      int64_t width, A* out) {
     const A mean = sum(row, width) / A(width);
-    const A variance = sum_of_squares(row, mean, width) / A(width);
-    const A scale = A(1) / A(__builtin_sqrt(double(variance + A(norm.eps))));
+    const A scale = layer_norm_scale(sum_of_squares(row, mean, width), A(width), A(norm.eps),
+                                     [](A x) { return A(__builtin_sqrt(double(x))); });
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i)
-        out[i] = (row[i] - mean) * scale * A(load(norm.weight[i])) + A(load(norm.bias[i]));
+        out[i] =
+            layer_norm_element(row[i], mean, scale, A(load(norm.weight[i])), A(load(norm.bias[i])));
 }
 
 template <class T, class A>

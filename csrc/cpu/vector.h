@@ -84,7 +84,7 @@ inline __attribute__((always_inline)) A dot(const A* x, const A* y, int64_t coun
 // -87.3 the result is 1e-38 rather than 0; NaN stays NaN. Error under 2 units in the last place.
 inline __attribute__((always_inline)) Vector<float> exp_nonpositive(Vector<float> x) {
     typedef VectorOf<float>::bits Bits;
-    const Vector<float> lowest = x * 0 - 87.3f;
+    const Vector<float> lowest = Vector<float>{} - 87.3f;
     x = x < -87.3f ? lowest : x;
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const Vector<float> shifted = x * 1.44269504088896341f + shift;

@@ -41,8 +41,8 @@ def assert_follows_the_reference(model, batch) -> None:
 
 def times_packed(monkeypatch) -> list:
     calls = []
-    pack = packed_weights._pack
-    monkeypatch.setattr(packed_weights, "_pack", lambda linears: calls.append(1) or pack(linears))
+    pack = packed_weights._engine
+    monkeypatch.setattr(packed_weights, "_engine", lambda *args: calls.append(1) or pack(*args))
     return calls
 
 
@@ -262,13 +262,14 @@ for positions in ("absolute", "relative_key_query"):
 """
 
 
-@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512", "avx512_vnni"])
 def test_every_instruction_set(name, pytestconfig):
     flags = ""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = file.read()
-    if name != "portable" and {"avx2": "avx2", "avx512": "avx512bw"}[name] not in flags:
+    needed = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_bf16"}
+    if name != "portable" and needed[name] not in flags:
         pytest.skip(f"this machine has no {name}")
     done = subprocess.run(
         [sys.executable, "-c", _UNDER, name],
@@ -291,5 +292,5 @@ def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
         text=True,
         check=True,
     )
-    assert "got avx3, expected portable, avx2 or avx512" in done.stderr
-    assert done.stdout.strip() in ("portable", "avx2", "avx512")
+    assert "got avx3, expected portable, avx2, avx512 or avx512_vnni" in done.stderr
+    assert done.stdout.strip() in ("portable", "avx2", "avx512", "avx512_vnni")

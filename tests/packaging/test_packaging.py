@@ -123,7 +123,7 @@ def test_wheel_holds_the_cpp_operators_where_there_is_a_compiler(wheel: Path) ->
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no C++ compiler on the PATH")
     with zipfile.ZipFile(wheel) as archive:
-        assert "albert_act_fast/_cpp_ops.so" in archive.namelist()
+        assert any(name.startswith("albert_act_fast/_cpp_ops.") for name in archive.namelist())
 
 
 @pytest.mark.parametrize(

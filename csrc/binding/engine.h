@@ -1,0 +1,54 @@
+// All iterations of a batch below Python: albert_act_fast/engine/loop.py on packed weights.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "linear.h"
+
+namespace albert_act_fast::binding {
+
+// A dense CPU tensor of the caller's.
+struct View {
+    void* data;
+    ScalarType dtype;
+    std::vector<int64_t> shape;
+};
+
+// What the layer is made of; all views have the engine's dtype and are copied.
+struct Layer {
+    View key[2], value[2], query[2], dense[2], ffn[2], ffn_output[2];  // weight and bias
+    View attention_norm[2], output_norm[2];
+    View halting[2];
+    std::optional<View> distance_embedding;
+    bool key_distances;
+    double attention_eps, output_eps;
+    int64_t heads;
+    Activation activation;
+};
+
+// One run's arguments. hidden, out [T, H]; offsets [B + 1], positions [T] int64; n_updates,
+// remainders [T] float32.
+struct Run {
+    View hidden, offsets, positions;
+    double threshold;
+    int64_t max_iterations;
+    View out, n_updates, remainders;
+};
+
+// An engine may run in several threads at once: what it holds does not change, and its workspace
+// serves the first of them, the others make their own.
+class Engine {
+  public:
+    virtual ~Engine() = default;
+    // Returns how many rows each iteration computed.
+    virtual std::vector<int64_t> run(const Run& run) = 0;
+    virtual size_t packed_bytes() const = 0;
+    virtual size_t workspace_bytes() const = 0;
+};
+
+// library: whether torch's oneDNN operators are there.
+std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool library);
+
+}  // namespace albert_act_fast::binding

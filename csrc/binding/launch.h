@@ -1,0 +1,65 @@
+// Splits the CPU kernels' work among torch's threads, for the operators and for the engine alike.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "../cpu/kernels.h"
+
+namespace albert_act_fast::binding {
+
+// Rows a thread should have at least before another is worth waking.
+constexpr int64_t kGrain = 16;
+
+template <class F>
+void for_rows(int64_t rows, const F& f) {
+    torch::stable::parallel_for(0, rows, kGrain, f);
+}
+
+// to[index[r]] = from[r]
+template <class T>
+void scatter(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
+             int64_t rows, int64_t width) {
+    for_rows(rows, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r)
+            memcpy(to.row(index[r]), from.row(r), size_t(width) * sizeof(T));
+    });
+}
+
+template <class T>
+void attend(const cpu::RaggedAttention<T>& args, int64_t sequences, int64_t heads) {
+    std::vector<int64_t> items;
+    for (int64_t b = 0; b < sequences; ++b)
+        for (int64_t head = 0; head < heads; ++head)
+            for (int64_t r = args.query_offsets[b]; r < args.query_offsets[b + 1];
+                 r += cpu::kQueryBlock)
+                items.insert(items.end(), {b, r, head});
+    torch::stable::parallel_for(0, int64_t(items.size() / 3), 1, [&](int64_t begin, int64_t end) {
+        cpu::kernels<T>().ragged_attention(args, items.data(), begin, end);
+    });
+}
+
+// Fills in what the workers of one call share.
+template <class T>
+void halt(cpu::HaltingStep<T> args) {
+    const int64_t live = args.query_offsets[args.sequences];
+    const int64_t blocks = (live + cpu::kHaltingBlock - 1) / cpu::kHaltingBlock;
+    std::vector<int64_t> running_up_to(size_t(blocks), -1);
+    int64_t ticket = 0, asking = 0;
+    args.ticket = &ticket;
+    args.running_up_to = running_up_to.data();
+    args.asking = &asking;
+    if (blocks == 0) {
+        std::fill_n(args.next_query_offsets, args.sequences + 1, 0);
+        return;
+    }
+    const int64_t workers = std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
+    torch::stable::parallel_for(0, workers, 1,
+                                [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
+    if (asking == 0) cpu::kernels<T>().finish_rows(args);
+}
+
+}  // namespace albert_act_fast::binding

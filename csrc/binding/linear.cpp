@@ -1,0 +1,244 @@
+#include "linear.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace albert_act_fast::binding {
+namespace {
+
+bool has_amx_bf16() {
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1u);
+#else
+    return false;
+#endif
+}
+
+template <class T>
+Tensor view(const T* data, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
+    return torch::stable::from_blob(const_cast<T*>(data), sizes, strides,
+                                    torch::headeronly::DeviceType::CPU, kScalarType<T>);
+}
+
+// mkldnn::_linear_pointwise by torch's dispatcher: an operator without a C++ header in the stable
+// ABI. `weight` is one that mkldnn::_reorder_linear_weight packed.
+Tensor linear_pointwise(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        Activation activation) {
+    using torch::stable::detail::from;
+    static constexpr const char* names[] = {"none", "gelu", "gelu", "relu", "swish"};
+    static constexpr const char* algorithms[] = {"", "none", "tanh", "", ""};
+    std::array<StableIValue, 6> stack{
+        from(x),
+        from(weight),
+        from(std::optional<Tensor>(bias)),
+        from(std::string(names[int(activation)])),
+        from(std::vector<std::optional<double>>()),
+        from(std::optional<std::string>(algorithms[int(activation)]))};
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor reorder(const Tensor& weight, int64_t rows) {
+    using torch::stable::detail::from;
+    std::array<StableIValue, 2> stack{from(weight), from(std::optional<int64_t>(rows))};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mkldnn::_reorder_linear_weight", "",
+                                                        stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+}  // namespace
+
+int64_t few_rows(ScalarType dtype) {
+    const std::string set = cpu::instruction_set();
+    if (dtype == ScalarType::Float) return set == "avx512" || set == "avx512_vnni" ? 32 : 8;
+    if (set != "avx512_vnni") return 4;
+    static const bool amx = has_amx_bf16();
+    return amx ? 8 : 48;
+}
+
+int64_t rounded_up(int64_t rows, ScalarType dtype) {
+    int64_t step;
+    if (dtype == ScalarType::Float)
+        // Time grows row by row, so the steps are small.
+        step = rows <= 64 ? 4 : rows <= 256 ? 8 : rows <= 512 ? 16 : rows <= 2048 ? 32 : 128;
+    else
+        // A matrix unit, where there is one, takes 16 rows at a time.
+        step = rows <= 256 ? 16 : rows <= 512 ? 32 : rows <= 2048 ? 64 : 256;
+    return (rows + step - 1) / step * step;
+}
+
+template <class T>
+Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool library)
+    : inputs_(layers[0].inputs), weights_(weights), library_(library) {
+    for (const auto& layer : layers) boundaries_.push_back(outputs_ += layer.outputs);
+    float* bias = bias_.of<float>(cpu::panels_of(outputs_) * cpu::kPanel);
+    for (size_t l = 0; l < layers.size(); ++l)
+        for (int64_t n = 0; n < layers[l].outputs; ++n)
+            bias[boundaries_[l] + n] = load(layers[l].bias[n]);
+    bias_data_ = bias;
+    weights == Weights::int8 ? pack_int8(layers) : pack(layers);
+}
+
+template <class T>
+void Linear<T>::pack(const std::vector<Parameters<T>>& layers) {
+    constexpr int64_t step = sizeof(Word) / sizeof(T);
+    depth_ = (inputs_ + step - 1) / step;
+    T* panels = panels_.of<T>(cpu::panels_of(outputs_) * cpu::kPanel * depth_ * step);
+    for (size_t l = 0; l < layers.size(); ++l)
+        for (int64_t n = 0; n < layers[l].outputs; ++n) {
+            const int64_t column = boundaries_[l] + n;
+            T* to = panels + first_word(column) * step;
+            for (int64_t k = 0; k < inputs_; ++k)
+                to[k / step * cpu::kPanel * step + k % step] = layers[l].weight[n * inputs_ + k];
+        }
+}
+
+// Symmetric, with a factor for each output: the largest weight of the output becomes 127.
+template <class T>
+void Linear<T>::pack_int8(const std::vector<Parameters<T>>& layers) {
+    depth_ = (inputs_ + 3) / 4;
+    const int64_t columns = cpu::panels_of(outputs_) * cpu::kPanel;
+    int8_t* panels = panels_.of<int8_t>(columns * depth_ * 4);
+    float* scales = column_scale_.of<float>(columns);
+    int32_t* sums = column_sum_.of<int32_t>(columns);
+    for (size_t l = 0; l < layers.size(); ++l)
+        for (int64_t n = 0; n < layers[l].outputs; ++n) {
+            const int64_t column = boundaries_[l] + n;
+            const T* weight = layers[l].weight + n * inputs_;
+            float largest = 0, poison = 0;
+            for (int64_t k = 0; k < inputs_; ++k) {
+                largest = std::max(largest, std::fabs(load(weight[k])));
+                poison += load(weight[k]) * 0.0f;
+            }
+            scales[column] = largest / 127.0f + poison;
+            const float inverse = largest > 0 && poison == 0 ? 127.0f / largest : 0.0f;
+            int8_t* to = panels + first_word(column) * 4;
+            for (int64_t k = 0; k < inputs_; ++k) {
+                const auto value =
+                    int8_t(poison == 0 ? std::nearbyint(load(weight[k]) * inverse) : 0);
+                to[k / 4 * cpu::kPanel * 4 + k % 4] = value;
+                sums[column] += value;
+            }
+        }
+}
+
+template <class T>
+bool Linear<T>::is_own(int64_t rows) const {
+    if (weights_ == Weights::int8 || !library_) return true;
+    // Rows are read in whole words.
+    if (inputs_ % int64_t(sizeof(Word) / sizeof(T)) != 0) return false;
+    return rows <= few_rows(kScalarType<T>);
+}
+
+template <class T>
+cpu::Matrix<T> Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
+                              Slot<T>& slot, QuantizedRows& quantized) const {
+    // As many rows as oneDNN's product would read, should it come next.
+    const int64_t capacity = rounded_up(rows, kScalarType<T>);
+    const cpu::Matrix<T> out{slot.buffer.template of<T>(capacity * own_stride()), own_stride()};
+    const int64_t items = cpu::panels_of(outputs_) * cpu::row_chunks(rows);
+    if (weights_ == Weights::int8) {
+        const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
+        const cpu::Quantize<T> quantize{{x.data, x.stride},
+                                        inputs_,
+                                        {quantized.values.of<uint8_t>(rows * stride), stride},
+                                        quantized.scales.of<float>(rows)};
+        torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+            cpu::kernels<T>().quantize(quantize, begin, end);
+        });
+        const cpu::Product<T, cpu::Int8Quad> args{
+            {reinterpret_cast<const cpu::Int8Quad*>(quantize.out.data), stride / 4},
+            rows,
+            depth_,
+            static_cast<const cpu::Int8Quad*>(panels_.data()),
+            bias_data_,
+            quantize.scale,
+            static_cast<const float*>(column_scale_.data()),
+            static_cast<const int32_t*>(column_sum_.data()),
+            activation,
+            out,
+            outputs_};
+        torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+            cpu::kernels<T>().int8_product(args, begin, end);
+        });
+    } else {
+        constexpr int64_t step = sizeof(Word) / sizeof(T);
+        const cpu::Product<T, Word> args{{reinterpret_cast<const Word*>(x.data), x.stride / step},
+                                         rows,
+                                         depth_,
+                                         static_cast<const Word*>(panels_.data()),
+                                         bias_data_,
+                                         nullptr,
+                                         nullptr,
+                                         nullptr,
+                                         activation,
+                                         out,
+                                         outputs_};
+        torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+            cpu::kernels<T>().product(args, begin, end);
+        });
+    }
+    return out;
+}
+
+// Outputs `first` to `first + count` of the packed weights, unpacked again.
+template <class T>
+void Linear<T>::unpack(int64_t first, int64_t count, T* dense) const {
+    constexpr int64_t step = sizeof(Word) / sizeof(T);
+    for (int64_t n = 0; n < count; ++n) {
+        const T* from = static_cast<const T*>(panels_.data()) + first_word(first + n) * step;
+        for (int64_t k = 0; k < inputs_; ++k)
+            dense[n * inputs_ + k] = from[k / step * cpu::kPanel * step + k % step];
+    }
+}
+
+template <class T>
+const typename Linear<T>::Packed& Linear<T>::packed(int first, int layers) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const Packed& one : packed_)
+        if (one.first == first && one.layers == layers) return one;
+    const int64_t begin = boundaries_[size_t(first)];
+    const int64_t count = boundaries_[size_t(first + layers)] - begin;
+    Buffer dense, bias;
+    unpack(begin, count, dense.of<T>(count * inputs_));
+    T* bias_data = bias.of<T>(count);
+    for (int64_t n = 0; n < count; ++n) store(bias_data_[begin + n], bias_data + n);
+    const Tensor weight = reorder(view(dense.of<T>(0), {count, inputs_}, {inputs_, 1}), 64);
+    packed_.push_back({first, layers, std::move(bias), weight, view(bias_data, {count}, {1})});
+    return packed_.back();
+}
+
+template <class T>
+cpu::Matrix<T> Linear<T>::library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
+                                  Slot<T>& slot, int first, int layers) const {
+    const Packed& weights = packed(first, layers);
+    const Tensor input = view(x.data, {rounded_up(rows, kScalarType<T>), inputs_}, {x.stride, 1});
+    slot.tensor = linear_pointwise(input, weights.weight, weights.bias, activation);
+    return {static_cast<T*>(slot.tensor->data_ptr()), slot.tensor->size(1)};
+}
+
+template <class T>
+size_t Linear<T>::bytes() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    size_t total = panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes();
+    for (const Packed& one : packed_)  // a copy of the weights each
+        total +=
+            size_t(boundaries_[size_t(one.first + one.layers)] - boundaries_[size_t(one.first)]) *
+            size_t(inputs_) * sizeof(T);
+    return total;
+}
+
+template class Linear<float>;
+template class Linear<BFloat16>;
+
+}  // namespace albert_act_fast::binding

@@ -1,0 +1,110 @@
+// Linear layers on packed weights: by the kernels of csrc/cpu for few rows and for int8 weights, by
+// oneDNN, through torch's operators, for many rows.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <list>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "../cpu/kernels.h"
+#include "dtypes.h"
+#include "memory.h"
+
+namespace albert_act_fast::binding {
+
+// A linear layer's parameters, [outputs, inputs] and [outputs].
+template <class T>
+struct Parameters {
+    const T *weight, *bias;
+    int64_t outputs, inputs;
+};
+
+enum class Weights { as_given, int8 };
+
+// The most rows for which the kernels of csrc/cpu are faster than oneDNN's (docs/cpu_engine.md).
+int64_t few_rows(ScalarType dtype);
+
+// The rows that oneDNN's product is run on for `rows` live ones. It compiles a kernel for every
+// number of rows it meets, which takes longer than running it; with the running rows changing in
+// every iteration of every batch, most products would wait for a compiler. So their number is
+// rounded up; what the rows in excess hold goes nowhere.
+int64_t rounded_up(int64_t rows, ScalarType dtype);
+
+// Where a product's result lies: in `buffer`, or in a tensor that oneDNN's operator made.
+template <class T>
+struct Slot {
+    Buffer buffer;
+    std::optional<Tensor> tensor;
+};
+
+// What int8 products need beside: the rows as uint8, and their factors.
+struct QuantizedRows {
+    Buffer values, scales;
+};
+
+template <class T>
+class Linear {
+  public:
+    // Several layers of one input become one product, their outputs side by side. Where `library`
+    // is false there is no oneDNN to fall back on.
+    Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool library);
+
+    // Whether the product of that many rows is one of csrc/cpu's.
+    bool is_own(int64_t rows) const;
+
+    // activation(x W^T + bias) of all layers side by side. Own products alone.
+    cpu::Matrix<T> own(const cpu::Matrix<T>& x, int64_t rows, Activation activation, Slot<T>& slot,
+                       QuantizedRows& quantized) const;
+
+    // The same of one layer, or of as many neighbours as `layers` says, by oneDNN; x must have
+    // rounded_up(rows) rows, of `inputs` numbers without gaps between them.
+    cpu::Matrix<T> library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
+                           Slot<T>& slot, int first = 0, int layers = 1) const;
+
+    cpu::Matrix<T> operator()(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
+                              Slot<T>& slot, QuantizedRows& quantized) const {
+        return is_own(rows) ? own(x, rows, activation, slot, quantized)
+                            : library(x, rows, activation, slot);
+    }
+
+    // Numbers from one row of `own`'s result to the next: not a multiple of a page, where rows
+    // would compete for the same places in the cache.
+    int64_t own_stride() const { return (outputs_ + 15) / 16 * 16 + 16; }
+
+    size_t bytes() const;
+
+  private:
+    using Word = typename cpu::WordOf<T>::type;
+
+    void pack(const std::vector<Parameters<T>>& layers);
+    void pack_int8(const std::vector<Parameters<T>>& layers);
+    void unpack(int64_t first, int64_t count, T* dense) const;
+
+    int64_t inputs_, outputs_ = 0, depth_;  // depth in words
+    Weights weights_;
+    bool library_;
+    std::vector<int64_t> boundaries_{0};  // of the layers among the outputs
+    Buffer panels_, bias_, column_scale_, column_sum_;
+    const float* bias_data_;
+
+    // Where a column's words begin; they are kPanel apart.
+    int64_t first_word(int64_t column) const {
+        return column / cpu::kPanel * depth_ * cpu::kPanel + column % cpu::kPanel;
+    }
+
+    // oneDNN's packing is made when first needed: whoever runs few rows only never pays for it.
+    struct Packed {
+        int first, layers;
+        Buffer bias_memory;
+        Tensor weight, bias;
+    };
+    const Packed& packed(int first, int layers) const;
+    mutable std::mutex mutex_;
+    mutable std::list<Packed> packed_;
+};
+
+}  // namespace albert_act_fast::binding

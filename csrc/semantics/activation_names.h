@@ -1,0 +1,7 @@
+#pragma once
+
+namespace albert_act_fast {
+
+enum class Activation { none, gelu, gelu_tanh, relu, silu };
+
+}  // namespace albert_act_fast

@@ -1,0 +1,125 @@
+"""int8 products: what rounding they do, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support.models import mask_of, random_batch, random_lengths, random_model
+from torch import nn
+
+from albert_act_fast import native
+
+pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
+
+
+class RoundedLinear(nn.Module):
+    """A linear layer on rounded weights and rounded rows, in float64."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = linear.bias.double()
+        self.weight = self.rounded(linear.weight.double())
+
+    @staticmethod
+    def rounded(x):
+        scale = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-300)
+        return (x / scale).round() * scale
+
+    def forward(self, x):
+        return nn.functional.linear(self.rounded(x.double()), self.weight, self.bias).to(x.dtype)
+
+
+def rounded_model(model):
+    """The model in plain PyTorch with the layer's linear modules replaced."""
+    model = copy.deepcopy(model)
+    layer = model.encoder.albert_layer
+    attention = layer.attention
+    for owner, names in ((attention, "query key value dense"), (layer, "ffn ffn_output")):
+        for name in names.split():
+            setattr(owner, name, RoundedLinear(getattr(owner, name)))
+    return model
+
+
+def rms(x):
+    return x.double().square().mean().sqrt().item()
+
+
+def models_and_batch(**config):
+    sizes = {"hidden_size": 96, "intermediate_size": 200, "num_attention_heads": 4}
+    model = random_model(1, "base", **(sizes | config))
+    return model, random_batch(2, model.config, mask_of(random_lengths(2, 7, 40)))
+
+
+@pytest.mark.parametrize("intermediate_size", [200, 77])
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new", "relu", "silu"])
+@torch.no_grad()
+def test_the_rounding_is_that_of_rows_and_outputs(hidden_act, intermediate_size):
+    """One iteration, so that a depth decided otherwise hides nothing."""
+    model, batch = models_and_batch(
+        num_hidden_layers=1, hidden_act=hidden_act, intermediate_size=intermediate_size
+    )
+    exact = model(**batch, implementation="reference").last_hidden_state
+    expected = rounded_model(model)(**batch, implementation="reference").last_hidden_state
+    result = model.quantize("int8")(**batch).last_hidden_state
+    assert rms(result - exact) > 0
+    # A value halfway between two integers may be rounded either way.
+    assert rms(result - expected) < 0.1 * rms(expected - exact)
+
+
+@torch.no_grad()
+def test_more_iterations_stay_as_near_as_plain_rounding():
+    model, batch = models_and_batch()
+    exact = model(**batch, implementation="reference")
+    plain = rounded_model(model)(**batch, implementation="reference")
+    result = model.quantize("int8")(**batch)
+    error = rms(result.last_hidden_state - exact.last_hidden_state)
+    assert error <= 2 * rms(plain.last_hidden_state - exact.last_hidden_state)
+
+
+@torch.no_grad()
+def test_it_can_be_undone_and_follows_the_weights():
+    model, batch = models_and_batch()
+    before = model(**batch).last_hidden_state
+    int8 = model.quantize("int8")(**batch).last_hidden_state
+    assert torch.equal(model.quantize(None)(**batch).last_hidden_state, before)
+    model.encoder.albert_layer.ffn.weight.data.mul_(1.5)
+    changed = model.quantize("int8")(**batch).last_hidden_state
+    assert not torch.equal(changed, int8)
+
+
+@torch.no_grad()
+def test_a_row_that_is_nan_stays_alone():
+    model, batch = models_and_batch()
+    clean = model.quantize("int8")(**batch).last_hidden_state
+    embeds = model.embeddings.word_embeddings(batch.pop("input_ids"))
+    embeds[1, 0] = float("nan")
+    result = model(inputs_embeds=embeds, **batch).last_hidden_state
+    others = torch.arange(len(embeds)) != 1
+    assert torch.equal(result[others], clean[others])
+    assert result[1].isnan().any()
+
+
+def test_it_is_kept_with_the_model(tmp_path):
+    model, batch = models_and_batch()
+    model.quantize().save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert again.config.quantization == "int8"
+    with torch.no_grad():
+        assert torch.equal(again(**batch).last_hidden_state, model(**batch).last_hidden_state)
+
+
+def test_what_cannot_be_met_is_refused():
+    model, batch = models_and_batch()
+    with pytest.raises(ValueError, match="quantization: got 'int4', expected None or 'int8'"):
+        model.quantize("int4")
+    model.quantize("int8")
+    with torch.no_grad():
+        model(**batch, implementation="reference")
+        for arguments in ({"implementation": "torch"}, {"output_attentions": True}):
+            with pytest.raises(ValueError, match="which only implementation 'cpp' computes"):
+                model(**batch, **arguments)
+        model.encoder.albert_layer.ffn.register_forward_hook(lambda *_: None)
+        with pytest.raises(ValueError, match=r"int8 needs .* without hooks"):
+            model(**batch)
