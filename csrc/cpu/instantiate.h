@@ -1,4 +1,5 @@
-// Everything of one instruction set. The including file has set the target and AAF_NAMESPACE; all
+// Everything of one instruction set. The including file has set the target, AAF_NAMESPACE and the
+// other names that say what the set offers (compilers do not define theirs after a pragma); all
 // headers with functions of their own were included before that, so that none of theirs is
 // compiled for an instruction set that another machine lacks. The rules shared with other devices
 // are inlined wherever they are used, and nothing inlines what has a wider target than itself, so

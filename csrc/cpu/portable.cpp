@@ -4,4 +4,5 @@
 #include "kernels.h"
 
 #define AAF_NAMESPACE portable
+#define AAF_ROWS_AT_ONCE 1
 #include "instantiate.h"

@@ -16,7 +16,7 @@ typedef VectorOf<float>::bits Integers;
 
 inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> acc, BFloat16Pair x,
                                                                  Integers w) {
-#if defined(__AVX512BF16__)
+#if defined(AAF_DOT_INSTRUCTIONS)
     return (Vector<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x.bits)),
                                            (__m512bh)w);
 #else
@@ -27,7 +27,7 @@ inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> a
 }
 
 inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Quad x, Integers w) {
-#if defined(__AVX512VNNI__)
+#if defined(AAF_DOT_INSTRUCTIONS)
     return (Integers)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(int(x.bits)), (__m512i)w);
 #else
     for (int i = 0; i < 4; ++i)
@@ -56,14 +56,7 @@ struct SumOf<Int8Quad> {
     using words = Integers;
 };
 
-// As many as leave room in the registers, with a panel of columns each.
-#if defined(__AVX512F__)
-constexpr int kRowsAtOnce = 12;
-#elif defined(__AVX2__)
-constexpr int kRowsAtOnce = 3;
-#else
-constexpr int kRowsAtOnce = 1;
-#endif
+constexpr int kRowsAtOnce = AAF_ROWS_AT_ONCE;  // with a panel of columns each, in registers
 constexpr int64_t kDepthBlock = 192;  // of a panel: stays in the first cache for all of a chunk
 constexpr int64_t kPrefetch = 4096;   // bytes ahead: the way from memory, at the pace of few rows
 
