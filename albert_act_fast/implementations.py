@@ -72,6 +72,8 @@ def _availability(device_type: str) -> dict[str, str | None]:
             )
             if name == "cpp" and device_type == "cpu" and native.why_no_cpp is not None:
                 reasons[name] = native.why_no_cpp
+            if name == "cuda" and device_type == "cuda":
+                reasons[name] = native.why_no_cuda() or reasons[name]
             if name == "triton":
                 reasons[name] = triton_ops.why_not(device_type)
     return reasons

@@ -1,7 +1,7 @@
 """Tile sizes, warps and pipeline stages by architecture and shape. Needs neither Triton nor a GPU.
 
 Nothing is tuned while a model runs. Not yet measured on a GPU: the values follow from the resources
-the compiled kernels take (docs/triton_kernels.md), none of which spills.
+the compiled kernels take (docs/gpu_engine.md), none of which spills.
 """
 
 from __future__ import annotations
@@ -21,6 +21,31 @@ class Product:
     BLOCK_K: int
     num_warps: int
     num_stages: int
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a launch of products is given: the tile for many live rows, and the tile that at most
+    FEW_ROWS take (0: there is none). Warps and stages are the same for both."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_K: int
+    FEW_ROWS: int
+    FEW_M: int
+    FEW_N: int
+    FEW_K: int
+    num_warps: int
+    num_stages: int
+
+    def programs(self, rows: int, columns: int) -> int:
+        """Enough for `rows` rows or fewer: the small tiles may be more."""
+        few = _blocks(min(rows, self.FEW_ROWS), self.FEW_M) * _blocks(columns, self.FEW_N)
+        return max(few, _blocks(rows, self.BLOCK_M) * _blocks(columns, self.BLOCK_N))
+
+
+def _blocks(count: int, size: int) -> int:
+    return (count + size - 1) // size
 
 
 @dataclass(frozen=True)
@@ -86,11 +111,18 @@ def _gpu_architecture(index: int | None) -> str:
     return {9: "sm_90"}.get(properties.major, "sm_100" if properties.major >= 10 else "sm_80")
 
 
-def product(arch: str, rows: int, element_size: int) -> Product:
-    """For a launch of `rows` rows, live or not."""
+def products(arch: str, rows: int, element_size: int) -> Products:
+    """For a launch of `rows` rows, live or not: that size's tile, and the next smaller size's."""
+    below, limit_below = None, 0
     for limit, tile in _PRODUCTS[arch][element_size]:
         if limit is None or rows <= limit:
-            return tile
+            few = tile if below is None else below
+            return Products(
+                tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K,
+                limit_below, few.BLOCK_M, few.BLOCK_N, few.BLOCK_K,
+                tile.num_warps, tile.num_stages,
+            )  # fmt: skip
+        below, limit_below = tile, limit
     raise AssertionError("the last entry of a table has no limit")
 
 

@@ -1,6 +1,8 @@
 """out[r] = activation(x[r] weight^T + bias) for the live rows r, counted on the device.
 
 The launch covers all rows there might be; tiles past the live ones leave before they load any.
+Where few rows are live, large tiles would leave most of the GPU idle: up to FEW_ROWS take smaller
+ones.
 """
 
 import triton
@@ -9,29 +11,47 @@ import triton.language as tl
 from albert_act_fast.kernels.products import activate, product
 
 
+@triton.jit
+def linear_tile(
+    x, weight, bias, out, live, columns, depth, x_stride, weight_stride, out_stride,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    # Tiles of the same rows stand next to each other, so that the live ones come first.
+    tiles = tl.cdiv(columns, BLOCK_N)
+    first = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_M
+    if first < live:
+        row = first + tl.arange(0, BLOCK_M)
+        column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+        is_row = row < live
+        is_column = column < columns
+        acc = product(
+            x, x_stride, row, is_row, weight, weight_stride, column, is_column, depth,
+            BLOCK_K, PRECISION,
+        )  # fmt: skip
+        acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+        tl.store(
+            out + row[:, None] * out_stride + column[None, :],
+            activate(acc, ACTIVATION).to(out.dtype.element_ty),
+            mask=is_row[:, None] & is_column[None, :],
+        )
+
+
 @triton.jit(do_not_specialize=["rows"])
 def linear(
     x, weight, bias, row_count, out, rows, columns, depth, x_stride, weight_stride, out_stride,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
 ):  # fmt: skip
     live = rows if row_count is None else tl.load(row_count)
-    # Tiles of the same rows stand next to each other, so that the live ones come first.
-    tiles = tl.cdiv(columns, BLOCK_N)
-    first = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_M
-    if first >= live:
-        return
-    row = first + tl.arange(0, BLOCK_M)
-    column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_row = row < live
-    is_column = column < columns
-    acc = product(
-        x, x_stride, row, is_row, weight, weight_stride, column, is_column, depth,
-        BLOCK_K, PRECISION,
-    )  # fmt: skip
-    acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    tl.store(
-        out + row[:, None] * out_stride + column[None, :],
-        activate(acc, ACTIVATION).to(out.dtype.element_ty),
-        mask=is_row[:, None] & is_column[None, :],
-    )
+    if live > FEW_ROWS:
+        linear_tile(
+            x, weight, bias, out, live, columns, depth, x_stride, weight_stride, out_stride,
+            ACTIVATION, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+    elif FEW_ROWS > 0:
+        linear_tile(
+            x, weight, bias, out, live, columns, depth, x_stride, weight_stride, out_stride,
+            ACTIVATION, PRECISION, FEW_M, FEW_N, FEW_K,
+        )  # fmt: skip

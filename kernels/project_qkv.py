@@ -11,50 +11,76 @@ from albert_act_fast.kernels.products import product
 
 
 @triton.jit
+def project_qkv_tile(
+    hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
+    token_index, running, moved, queries, key_store, value_store,
+    width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(width, BLOCK_N)
+    which = tl.program_id(0) % (3 * tiles) // tiles
+    live = running
+    if (which > 0) & (running > 0):
+        live = moved
+    first = (tl.program_id(0) // (3 * tiles)).to(tl.int64) * BLOCK_M
+    if first < live:
+        weight = query_weight
+        bias = query_bias
+        out = queries
+        out_stride = query_stride
+        if which == 1:
+            weight = key_weight
+            bias = key_bias
+            out = key_store
+            out_stride = key_stride
+        elif which == 2:
+            weight = value_weight
+            bias = value_bias
+            out = value_store
+            out_stride = value_stride
+        row = first + tl.arange(0, BLOCK_M)
+        column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+        is_row = row < live
+        is_column = column < width
+        acc = product(
+            hidden, hidden_stride, row, is_row, weight, weight_stride, column, is_column, width,
+            BLOCK_K, PRECISION,
+        )  # fmt: skip
+        acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+        target = row
+        if which > 0:
+            target = tl.load(token_index + row, mask=is_row, other=0)
+        tl.store(
+            out + target[:, None] * out_stride + column[None, :],
+            acc.to(out.dtype.element_ty),
+            mask=is_row[:, None] & is_column[None, :],
+        )
+
+
+@triton.jit
 def project_qkv(
     hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
     token_index, running_count, moved_count, queries, key_store, value_store,
     width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
 ):  # fmt: skip
     running = tl.load(running_count)
-    tiles = tl.cdiv(width, BLOCK_N)
-    which = tl.program_id(0) % (3 * tiles) // tiles
-    live = running
-    if (which > 0) & (running > 0):
-        live = tl.load(moved_count)
-    first = (tl.program_id(0) // (3 * tiles)).to(tl.int64) * BLOCK_M
-    if first >= live:
-        return
-    weight = query_weight
-    bias = query_bias
-    out = queries
-    out_stride = query_stride
-    if which == 1:
-        weight = key_weight
-        bias = key_bias
-        out = key_store
-        out_stride = key_stride
-    elif which == 2:
-        weight = value_weight
-        bias = value_bias
-        out = value_store
-        out_stride = value_stride
-    row = first + tl.arange(0, BLOCK_M)
-    column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_row = row < live
-    is_column = column < width
-    acc = product(
-        hidden, hidden_stride, row, is_row, weight, weight_stride, column, is_column, width,
-        BLOCK_K, PRECISION,
-    )  # fmt: skip
-    acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    target = row
-    if which > 0:
-        target = tl.load(token_index + row, mask=is_row, other=0)
-    tl.store(
-        out + target[:, None] * out_stride + column[None, :],
-        acc.to(out.dtype.element_ty),
-        mask=is_row[:, None] & is_column[None, :],
-    )
+    moved = tl.load(moved_count)
+    # As in `linear`: few rows take smaller tiles.
+    if moved > FEW_ROWS:
+        project_qkv_tile(
+            hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
+            token_index, running, moved, queries, key_store, value_store,
+            width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+            PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+    elif FEW_ROWS > 0:
+        project_qkv_tile(
+            hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
+            token_index, running, moved, queries, key_store, value_store,
+            width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+            PRECISION, FEW_M, FEW_N, FEW_K,
+        )  # fmt: skip

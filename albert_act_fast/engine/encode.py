@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import ops
+from albert_act_fast.engine import gpu
 from albert_act_fast.engine.loop import PackedResult, iterate
 from albert_act_fast.engine.packed_weights import iterate_packed, pack_layer
 from albert_act_fast.engine.packing import PackedTokens, pack
@@ -48,6 +49,8 @@ def encode(
                 "quantization: int8 needs float32 or bfloat16 weights in plain linear modules "
                 "without hooks, no autocast, and the activation gelu, gelu_new, relu or silu."
             )
+        elif implementation == "triton" and gpu.why_not(encoder.albert_layer) is None:
+            result = gpu.iterate_on_device(*arguments, **rule)
         else:
             result = iterate(*arguments, **rule, implementation=implementation)
     else:
@@ -87,8 +90,11 @@ def unpack(
     result: PackedResult, tokens: PackedTokens, shape: torch.Size, implementation: str
 ) -> EncoderResult:
     """Packed rows back at their places in the padded batch, 0 at padding."""
-    scatter_rows = ops.implementation_of("scatter_rows", implementation)
     places = shape.numel()
+    if result.hidden.size(0) == places:  # no padding
+        packed = (result.hidden, result.n_updates, result.remainders)
+        return EncoderResult(*(part.unflatten(0, shape) for part in packed))
+    scatter_rows = ops.implementation_of("scatter_rows", implementation)
     hidden = result.hidden.new_zeros(places, result.hidden.size(1))
     scatter_rows(result.hidden, tokens.flat_index, None, hidden)
     n_updates = result.n_updates.new_zeros(places)

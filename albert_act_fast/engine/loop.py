@@ -18,7 +18,7 @@ from albert_act_fast import ops
 @dataclass
 class PackedResult:
     """hidden [T, H]; n_updates, remainders [T] float32; running_rows: how many rows each iteration
-    computed, from T down."""
+    computed, from T down; empty where only the device knows."""
 
     hidden: Tensor
     n_updates: Tensor

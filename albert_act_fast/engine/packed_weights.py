@@ -1,8 +1,8 @@
 """The native engine on the CPU: weights packed once, all iterations below Python.
 
-Products of many rows are oneDNN's, by private operators of torch; where those are missing the
-engine's own take all rows. Where a layer is not made of plain linear modules, the loop in Python
-with the same operators takes over.
+Products are the engine's own where those are as fast as oneDNN's, which does the others, by private
+operators of torch; where those are missing the engine's own do all. Where a layer is not made of
+plain linear modules, the loop in Python with the same operators takes over.
 """
 
 from __future__ import annotations
@@ -13,19 +13,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import activations
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.loop import PackedResult
-
-_ACTIVATIONS = {
-    activations.GELUActivation: "gelu",
-    activations.NewGELUActivation: "gelu_tanh",
-    activations.GELUTanh: "gelu_tanh",
-    nn.ReLU: "relu",
-    nn.SiLU: "silu",
-    activations.SiLUActivation: "silu",
-}
+from albert_act_fast.engine.plain_layer import activation, linears, why_not_plain
 
 
 @dataclass(frozen=True)
@@ -55,29 +46,6 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     return torch.equal(result, weight)
 
 
-def _linears(layer: nn.Module) -> list[nn.Module]:
-    attention = layer.attention
-    return [
-        attention.key,
-        attention.value,
-        attention.query,
-        attention.dense,
-        layer.ffn,
-        layer.ffn_output,
-    ]
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """A hook, a subclass or a `forward` of its own may do anything: then the module itself must be
-    called."""
-    return type(module) is nn.Linear and not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or "forward" in vars(module)
-        or module.bias is None
-    )
-
-
 def _fingerprint(tensors: list[Tensor]) -> tuple:
     """Changes whenever a weight does. Address and version counter would miss changes through
     `.data`; reading all weights costs a small part of one iteration, which reads them all too."""
@@ -95,16 +63,15 @@ def pack_layer(layer: nn.Module, hidden: Tensor, int8: bool = False) -> PackedLa
         autocast, modules that are not plain linear ones or that carry hooks, another activation
         than gelu, its tanh form, relu and silu.
     """
-    linears = _linears(layer)
     if (
-        type(layer.activation) not in _ACTIVATIONS
+        why_not_plain(layer) is not None
         or hidden.dtype not in (torch.float32, torch.bfloat16)
         or torch.is_autocast_enabled("cpu")
-        or not all(_is_plain(module) for module in linears)
     ):
         return None
+    products = list(linears(layer).values())
     distance = getattr(layer.attention, "distance_embedding", None)
-    modules = [*linears, layer.LayerNorm, layer.full_layer_layer_norm, layer.act.dense]
+    modules = [*products, layer.LayerNorm, layer.full_layer_layer_norm, layer.act.dense]
     pairs = [(module.weight.detach(), module.bias.detach()) for module in modules]
     tensors = [tensor for pair in pairs for tensor in pair]
     if distance is not None:
@@ -113,7 +80,7 @@ def pack_layer(layer: nn.Module, hidden: Tensor, int8: bool = False) -> PackedLa
         return None
     library = _has_onednn(hidden.dtype)
     # bfloat16 rows are read two numbers at a time, unless oneDNN reads them.
-    odd = any(module.in_features % 2 for module in linears)
+    odd = any(module.in_features % 2 for module in products)
     if hidden.dtype == torch.bfloat16 and odd and not library:
         return None
     fingerprint = (int8, *_fingerprint(tensors))
@@ -136,7 +103,7 @@ def _engine(layer: nn.Module, pairs: list, distance: nn.Module | None, int8: boo
         attention_eps=layer.LayerNorm.eps,
         output_eps=layer.full_layer_layer_norm.eps,
         heads=attention.num_attention_heads,
-        activation=_ACTIVATIONS[type(layer.activation)],
+        activation=activation(layer),
         int8=int8,
         library=library,
     )

@@ -227,9 +227,9 @@ def linear(x, weight, bias, row_count, activation, out):
     if not out.numel():
         return
     tables = _load().tables
-    tile = tables.product(tables.architecture(x.device), rows, x.element_size())
+    tile = tables.products(tables.architecture(x.device), rows, x.element_size())
     _launch(
-        "linear", (_blocks(rows, tile.BLOCK_M) * _blocks(columns, tile.BLOCK_N),),
+        "linear", (tile.programs(rows, columns),),
         x, weight, bias, row_count, out, rows, columns, depth,
         *_strides(op, x=x, weight=weight, out=out),
         ACTIVATION=activation, PRECISION=_precision(x), **asdict(tile),
@@ -248,9 +248,9 @@ def project_qkv(
     if not rows:
         return
     tables = _load().tables
-    tile = tables.product(tables.architecture(hidden.device), rows, hidden.element_size())
+    tile = tables.products(tables.architecture(hidden.device), rows, hidden.element_size())
     _launch(
-        "project_qkv", (_blocks(rows, tile.BLOCK_M) * 3 * _blocks(width, tile.BLOCK_N),),
+        "project_qkv", (3 * tile.programs(rows, width),),
         hidden, *weights, *biases, token_index, running_count, moved_count,
         queries, key_store, value_store, width, _stride(op, "hidden", hidden), *strides,
         *_strides(op, queries=queries, key_store=key_store, value_store=value_store),

@@ -9,13 +9,11 @@ sizes of the launch tables.
 
 from __future__ import annotations
 
-import csv
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -23,29 +21,12 @@ from unittest import mock
 import torch
 
 from albert_act_fast.ops import triton_ops
+from support.gpu_resources import Resources, read_cubin, write_table
 
 TABLE = Path(__file__).parents[2] / "docs" / "triton_resources.csv"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 # Rows of the launches: a capacity, of which any number may be live.
 SIZES = {"base": (768, 12, 3072, 128), "4096 wide": (4096, 16, 16384, 4096)}
-
-
-@dataclass(frozen=True, order=True)
-class Resources:
-    """One kernel on one target. registers: per thread; spilled: bytes per thread (registers on
-    gfx942); shared: bytes per program; wide, narrow: loads and stores of global memory of 128 bits
-    and of fewer, in the machine code; matrix: tensor core instructions."""
-
-    kernel: str
-    case: str
-    target: str
-    warps: int
-    registers: int
-    spilled: int
-    shared: int
-    wide: int
-    narrow: int
-    matrix: int
 
 
 @dataclass(frozen=True)
@@ -190,26 +171,12 @@ def compile_launch(launch: Launch, target: str) -> Resources:
 
 
 def _from_cubin(asm: dict) -> dict[str, int]:
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(asm["cubin"])
         cubin.flush()
-        usage, code = (
-            subprocess.run(
-                [tool, option, cubin.name], capture_output=True, text=True, check=True
-            ).stdout
-            for option in ("-res-usage", "-sass")
-        )
-    used = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
-    return {
-        "registers": int(used["REG"]),
-        "spilled": max(int(used["STACK"]), int(used["LOCAL"])),
-        "wide": len(re.findall(r"\s(?:LDG|STG|LDGSTS)\.E\.\S*128", code)),
-        "narrow": len(re.findall(r"\s(?:LDG|STG|LDGSTS)\.E(?!\S*128)", code)),
-        "matrix": len(re.findall(r"\s\S*[A-Z]MMA", code)),
-    }
+        (kernel,) = read_cubin(cubin.name).values()
+    # Triton's is all dynamic; it stands in the metadata.
+    return {name: value for name, value in kernel.items() if name != "shared"}
 
 
 def _from_assembly(asm: dict) -> dict[str, int]:
@@ -228,23 +195,12 @@ def measure(target: str) -> list[Resources]:
     return sorted(compile_launch(launch, target) for launch in launches(target))
 
 
-def read_table() -> list[Resources]:
-    numbers = {f.name for f in fields(Resources)} - {"kernel", "case", "target"}
-    with TABLE.open(newline="") as file:
-        return [
-            Resources(**{k: int(v) if k in numbers else v for k, v in row.items()})
-            for row in csv.DictReader(file)
-        ]
-
-
 def main() -> None:
-    with TABLE.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(f.name for f in fields(Resources))
-        for target in TARGETS:
-            print(f"compiling for {target}", file=sys.stderr)
-            for row in measure(target):
-                writer.writerow(getattr(row, f.name) for f in fields(Resources))
+    rows: list[Resources] = []
+    for target in TARGETS:
+        print(f"compiling for {target}", file=sys.stderr)
+        rows += measure(target)
+    write_table(TABLE, rows)
 
 
 if __name__ == "__main__":

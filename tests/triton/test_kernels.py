@@ -14,7 +14,7 @@ from support.operators import MAKERS, Maker, poisoned
 from torch.nn import functional as F
 
 from albert_act_fast import ops
-from albert_act_fast.kernels import halting_step
+from albert_act_fast.kernels import halting_step, launch_tables
 from albert_act_fast.ops.contracts import implementation_of
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -38,7 +38,9 @@ def assert_as_exact_as_pytorch(given, truth, plain) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    ("rows", "live", "depth", "columns"), [(70, 67, 48, 33), (5, 1, 5, 96), (140, 129, 77, 130)]
+    ("rows", "live", "depth", "columns"),
+    # The last two have fewer live rows than tiles for the launch's size are made for.
+    [(70, 67, 48, 33), (5, 1, 5, 96), (140, 129, 77, 130), (140, 64, 9, 70), (600, 70, 20, 150)],
 )
 def test_linear(dtype, activation, rows, live, depth, columns):
     make = Maker(rows + columns, dtype, wide=True)
@@ -55,15 +57,28 @@ def test_linear(dtype, activation, rows, live, depth, columns):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("running", "moved"), [(3, 9), (9, 9), (0, 9), (0, 0), (70, 97)])
-def test_project_qkv(dtype, running, moved):
+@pytest.mark.parametrize(
+    ("running", "moved", "beyond"),
+    [
+        (3, 9, 6),
+        (9, 9, 6),
+        (0, 9, 6),
+        (0, 0, 6),
+        (70, 97, 6),
+        (50, 64, 30),
+        (5, 90, 6),
+        (0, 20, 90),
+        (5, 70, 470),
+    ],
+)
+def test_project_qkv(dtype, running, moved, beyond):
     make, width, tokens = Maker(running, dtype, wide=True), 65, moved + 5
-    hidden = make.rows(moved, width, 6)
+    hidden = make.rows(moved, width, beyond)
     weights = [make.rows(width, width, scale=width**-0.5) for _ in range(3)]
     biases = [make.normal(width) for _ in range(3)]
     index = torch.randperm(tokens, generator=make.generator)[:moved]
-    token_index = torch.cat([index, torch.full((6,), 2**40)])
-    queries = poisoned(moved + 6, width, dtype=dtype)
+    token_index = torch.cat([index, torch.full((beyond,), 2**40)])
+    queries = poisoned(moved + beyond, width, dtype=dtype)
     stores = [poisoned(tokens, width, dtype=dtype) for _ in range(2)]
     implementation_of("project_qkv", "triton")(
         hidden, weights, biases, token_index, torch.tensor([running]), torch.tensor([moved]),
@@ -85,6 +100,26 @@ def test_project_qkv(dtype, running, moved):
         untouched = torch.ones(out.size(0), dtype=torch.bool)
         untouched[rows] = False
         assert out[untouched].isnan().all()
+
+
+def test_few_live_rows_take_small_tiles():
+    """In a launch large enough that there are two kinds, and enough programs for both."""
+    for arch in ("sm_80", "sm_90", "sm_100", "gfx942"):
+        for rows in (16, 64, 65, 512, 513, 8192):
+            tiles = launch_tables.products(arch, rows, 2)
+            assert rows > tiles.FEW_ROWS
+            assert (tiles.FEW_ROWS > 0) == (rows > 64)
+            if not tiles.FEW_ROWS:
+                continue
+            assert tiles.FEW_M * tiles.FEW_N < tiles.BLOCK_M * tiles.BLOCK_N
+            for columns in (768, 3072):
+                for live in (tiles.FEW_ROWS, rows):
+                    m, n = (
+                        (tiles.BLOCK_M, tiles.BLOCK_N)
+                        if live > tiles.FEW_ROWS
+                        else (tiles.FEW_M, tiles.FEW_N)
+                    )
+                    assert tiles.programs(rows, columns) >= -(-live // m) * -(-columns // n)
 
 
 @pytest.mark.parametrize("name", ["linear", "project_qkv"])

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.triton_resources import TARGETS, Resources, launches, measure, read_table
+from support.gpu_resources import read_table, worse
+from support.triton_resources import TABLE, TARGETS, launches, measure
 
 from albert_act_fast.ops import triton_ops
 
@@ -29,27 +30,13 @@ def pinned_triton() -> bool:
 @pytest.mark.parametrize("target", TARGETS)
 def test_resources(target):
     """Another Triton than the pinned one may allocate other registers, but must not spill."""
-    table = [row for row in read_table() if row.target == target]
+    table = [row for row in read_table(TABLE) if row.target == target]
     measured = measure(target)
     assert worse(table, measured, exactly=pinned_triton()) == []
 
 
-def worse(table: list[Resources], measured: list[Resources], exactly: bool) -> list[str]:
-    known = {(row.kernel, row.case): row for row in table}
-    problems = []
-    for row in measured:
-        allowed = known.get((row.kernel, row.case))
-        if allowed is None:
-            problems.append(f"{row.kernel}, {row.case}: not in the table (make resources)")
-        elif row.spilled > allowed.spilled:
-            problems.append(f"{row.kernel}, {row.case}: spills {row.spilled} bytes")
-        elif exactly and row not in table:
-            problems.append(f"{row.kernel}, {row.case}: {row}, in the table {allowed}")
-    return problems
-
-
 def test_the_check_finds_what_it_is_for():
-    table = read_table()
+    table = read_table(TABLE)
     row = table[0]
     assert worse(table, [row], exactly=True) == []
     spilling = replace(row, spilled=row.spilled + 8)
@@ -60,7 +47,7 @@ def test_the_check_finds_what_it_is_for():
 
 
 def test_every_kernel_and_both_kinds_of_access_are_in_the_table():
-    table = read_table()
+    table = read_table(TABLE)
     named = {path.stem for path in Path(triton_ops.__file__).parents[2].glob("kernels/*.py")}
     launched = named - {"rows", "products", "launch_tables", "halting_step"} | {"decide", "move"}
     assert {row.kernel for row in table} == launched

@@ -1,0 +1,90 @@
+"""All memory that the iterations touch, of a fixed capacity of which a prefix is live."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from albert_act_fast import ops
+from albert_act_fast.engine.gpu.weights import LayerWeights
+from albert_act_fast.engine.loop import PackedResult
+
+
+class Buffers:
+    """For at most `rows` tokens of at most `sequences` sequences.
+
+    What an iteration hands on stands twice: one iteration reads entry 0 and writes entry 1, the
+    next the other way round. The K/V store, `out` and what is in it are the batch's, and have
+    no order but that of the tokens.
+
+    hidden: 2 x [R, H]. accumulated_probability: 2 x [R] float32. token_index: 2 x int64 [R].
+    query_offsets: 2 x int64 [B + 1]; the last of each is how many rows are running.
+    """
+
+    def __init__(
+        self, layer: LayerWeights, rows: int, sequences: int, dtype: torch.dtype, device
+    ) -> None:
+        width = layer.width
+
+        def matrix(columns: int = width) -> Tensor:
+            return torch.empty(rows, columns, dtype=dtype, device=device)
+
+        def vector(length: int, of: torch.dtype) -> Tensor:
+            # Zeros: no row is live before `load`, and the halting step's workspace starts so.
+            return torch.zeros(length, dtype=of, device=device)
+
+        self.rows, self.sequences = rows, sequences
+        self.hidden = (matrix(), matrix())
+        self.accumulated_probability = tuple(vector(rows, torch.float32) for _ in range(2))
+        self.token_index = tuple(vector(rows, torch.int64) for _ in range(2))
+        self.query_offsets = tuple(vector(sequences + 1, torch.int64) for _ in range(2))
+        self.key_offsets = vector(sequences + 1, torch.int64)
+        self.positions = vector(rows, torch.int64)
+        self.key_store, self.value_store = matrix(), matrix()
+        # Each holds two products of an iteration that are not needed at the same time.
+        self.queries = self.projected = matrix()
+        self.attended = self.ffn_output = matrix()
+        self.ffn_input, self.ffn_inner = matrix(), matrix(layer.inner)
+        self.workspace = vector(ops.halting_workspace(rows), torch.int64)
+        self.out = matrix()
+        self.n_updates, self.remainders = (vector(rows, torch.float32) for _ in range(2))
+
+    @staticmethod
+    def bytes_needed(layer: LayerWeights, rows: int, sequences: int, dtype: torch.dtype) -> int:
+        """What a `Buffers` of that capacity takes."""
+        # On meta tensors: the same code counts that allocates.
+        meta = Buffers(layer, rows, sequences, dtype, "meta")
+        return meta.nbytes()
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """The memory may be freed at any time: nobody gets it before `stream` is done with it."""
+        for tensor in self._tensors():
+            tensor.record_stream(stream)
+
+    def _tensors(self) -> list[Tensor]:
+        values = (x if isinstance(x, tuple) else (x,) for x in vars(self).values())
+        tensors = {id(x): x for value in values for x in value if isinstance(x, Tensor)}
+        return list(tensors.values())
+
+    def load(self, hidden: Tensor, offsets: Tensor, positions: Tensor) -> None:
+        """A batch: hidden [T, H], offsets int64 [B + 1], positions int64 [T]. Sequences that the
+        capacity has beyond the batch's are empty."""
+        tokens = hidden.size(0)
+        self.hidden[0][:tokens].copy_(hidden)
+        self.positions[:tokens].copy_(positions)
+        self.key_offsets[: offsets.numel()].copy_(offsets)
+        self.key_offsets[offsets.numel() :].fill_(tokens)
+
+    def begin(self) -> None:
+        """The state before the first iteration, of the batch that was loaded."""
+        for offsets in self.query_offsets:
+            offsets.copy_(self.key_offsets)
+        self.accumulated_probability[0].zero_()
+        torch.arange(self.rows, out=self.token_index[0])
+
+    def result(self, tokens: int) -> PackedResult:
+        """Views of the first `tokens` rows."""
+        return PackedResult(self.out[:tokens], self.n_updates[:tokens], self.remainders[:tokens])

@@ -1,0 +1,215 @@
+"""All iterations of a batch as one CUDA graph, captured once for each capacity and replayed.
+
+A graph has the most iterations the model may take, eight kernels each, on buffers of its own. Where
+all rows have halted before the last, the rest of its kernels leave before they load anything.
+(CUDA's conditional WHILE node would leave them out, but its condition can only be set by a kernel
+in CUDA C++, which a Triton kernel is not.) It runs our kernels alone: nothing is allocated while it
+is captured, so that graphs share no memory pool and any two of them may run at the same time.
+
+Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from albert_act_fast.engine.gpu.buffers import Buffers
+from albert_act_fast.engine.gpu.counts import KnownAtFirst
+from albert_act_fast.engine.gpu.iterations import HaltingLimits, launch_all
+from albert_act_fast.engine.gpu.weights import LayerWeights
+from albert_act_fast.engine.loop import PackedResult
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "ALBERT_ACT_FAST_CUDA_GRAPHS"
+# Of one layer: memory of all its graphs' buffers, and how many graphs there are.
+MAX_BYTES = 2 << 30
+MAX_GRAPHS = 32
+
+# Given a function that launches kernels, returns one that launches them all again.
+Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a graph is made for; any batch of at most so many rows and sequences may use it."""
+
+    rows: int
+    sequences: int
+
+
+def capacity_of(rows: int, sequences: int) -> Capacity:
+    """Eight capacities for every power of two, so that at most one eighth more rows are covered
+    than there are, and 16 at least. Sequences, which cost next to nothing: powers of two."""
+    step = max(16, (1 << (rows - 1).bit_length()) // 16)
+    return Capacity(-(-rows // step) * step, 1 << (sequences - 1).bit_length())
+
+
+def why_not(device: torch.device) -> str | None:
+    """None where graphs can be captured on the device, else the reason."""
+    if os.environ.get(SWITCH, "1") in ("", "0"):
+        return f"{SWITCH}=0"
+    if device.type != "cuda":
+        return f"there are no CUDA graphs on {device.type}"
+    return None
+
+
+_capturing = threading.Lock()
+
+
+def capture_on_gpu(launch: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """`launch` runs once for the kernels to be compiled and loaded, and then into the graph."""
+    stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        launch()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    # One capture at a time, because each begins by waiting for the whole device; other threads may
+    # go on launching meanwhile.
+    with (
+        _capturing,
+        torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+    ):
+        launch()
+    return graph.replay
+
+
+class CapturedLoop:
+    """A graph and its buffers. One batch at a time: `run` orders its callers, threads by a lock and
+    streams by an event."""
+
+    def __init__(
+        self,
+        layer: LayerWeights,
+        capacity: Capacity,
+        limits: HaltingLimits,
+        dtype: torch.dtype,
+        device: torch.device,
+        capture: Capture,
+    ) -> None:
+        # What is made in inference mode could not be written outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self.buffers = Buffers(layer, capacity.rows, capacity.sequences, dtype, device)
+            self._replay = capture(
+                lambda: launch_all(layer, self.buffers, limits, KnownAtFirst(capacity.rows)),
+                device,
+            )
+        # The weights' addresses are in the graph.
+        self._layer = layer
+        self._lock = threading.Lock()
+        on_gpu = device.type == "cuda"
+        self._done = torch.cuda.Event() if on_gpu else None
+        self._streams = {torch.cuda.current_stream()} if on_gpu else set()
+
+    def run(self, hidden: Tensor, offsets: Tensor, positions: Tensor) -> PackedResult:
+        with self._lock:
+            self._wait_for_the_batch_before()
+            self.buffers.load(hidden, offsets, positions)
+            self._replay()
+            views = self.buffers.result(hidden.size(0))
+            result = PackedResult(
+                views.hidden.clone(), views.n_updates.clone(), views.remainders.clone()
+            )
+            if self._done is not None:
+                self._done.record()
+        return result
+
+    def _wait_for_the_batch_before(self) -> None:
+        """On the current stream; the host does not wait."""
+        if self._done is None:
+            return
+        stream = torch.cuda.current_stream()
+        stream.wait_event(self._done)
+        if stream not in self._streams:
+            self.buffers.record_stream(stream)
+            self._streams.add(stream)
+
+
+class LayerGraphs:
+    """The graphs of one layer, the latest used last. They hold while the weights stay where they
+    are: all are dropped once one has moved. What stands at those places may change."""
+
+    def __init__(self, capture: Capture = capture_on_gpu) -> None:
+        self._capture = capture
+        self._lock = threading.Lock()
+        self._identity: tuple | None = None
+        self._loops: OrderedDict[tuple, CapturedLoop] = OrderedDict()
+        self._met: set[tuple] = set()
+        self._refused: dict[tuple, str] = {}
+
+    def find(
+        self, layer: LayerWeights, hidden: Tensor, sequences: int, limits: HaltingLimits
+    ) -> CapturedLoop | str:
+        """The graph for a batch, captured where it is the second of its capacity, else why there
+        is none. The first is launched kernel by kernel, which also compiles them: most sizes that
+        come once do not come again."""
+        capacity = capacity_of(hidden.size(0), sequences)
+        key = (capacity, limits, hidden.dtype, torch.get_float32_matmul_precision())
+        with self._lock:
+            self._drop_unless(layer.identity())
+            if key in self._loops:
+                self._loops.move_to_end(key)
+                return self._loops[key]
+            if key in self._refused:
+                return self._refused[key]
+            if key not in self._met:
+                self._met.add(key)
+                return f"the first batch with a capacity of {capacity.rows} rows"
+            needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, hidden.dtype)
+            if needed > MAX_BYTES:
+                self._refused[key] = (
+                    f"a graph of {capacity.rows} rows takes {needed >> 20} MiB, "
+                    f"more than {MAX_BYTES >> 20}"
+                )
+                return self._refused[key]
+            self._make_room(needed)
+            try:
+                loop = CapturedLoop(
+                    layer, capacity, limits, hidden.dtype, hidden.device, self._capture
+                )
+            except torch.cuda.OutOfMemoryError:
+                self._refused[key] = f"no memory was left for a graph of {capacity.rows} rows"
+                logger.warning("%s; its batches run without one.", self._refused[key])
+                return self._refused[key]
+            self._loops[key] = loop
+            return loop
+
+    def report(self) -> dict[Capacity, int]:
+        """The memory of the buffers, in bytes, for each capacity that has a graph."""
+        with self._lock:
+            memory: dict[Capacity, int] = {}
+            for (capacity, *_), loop in self._loops.items():
+                memory[capacity] = memory.get(capacity, 0) + loop.buffers.nbytes()
+            return memory
+
+    def _drop_unless(self, identity: tuple) -> None:
+        if self._identity != identity:
+            self._loops.clear()
+            self._met.clear()
+            self._refused.clear()
+            self._identity = identity
+
+    def _make_room(self, needed: int) -> None:
+        def taken() -> int:
+            return sum(loop.buffers.nbytes() for loop in self._loops.values())
+
+        while self._loops and (len(self._loops) >= MAX_GRAPHS or taken() + needed > MAX_BYTES):
+            self._loops.popitem(last=False)
+
+
+_graphs: weakref.WeakKeyDictionary[nn.Module, LayerGraphs] = weakref.WeakKeyDictionary()
+_graphs_lock = threading.Lock()
+
+
+def graphs_of(layer: nn.Module) -> LayerGraphs:
+    with _graphs_lock:
+        return _graphs.setdefault(layer, LayerGraphs())

@@ -1,0 +1,90 @@
+"""What the CUDA kernels take of a GPU, found out by compiling them for it; needs no GPU.
+
+make resources      # compiles everything and writes docs/cuda_resources.csv
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from support.gpu_resources import Resources, cuobjdump, read_cubin, write_table
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "docs" / "cuda_resources.csv"
+TARGETS = ("sm_80", "sm_90", "sm_100")
+# The release of nvcc that the table was made with.
+RELEASE = "13.0"
+WARPS = 8  # of every block (kThreads in csrc/cuda/device.cuh)
+_DTYPES = {"f": ("float32", 4), "NS_8BFloat16E": ("bfloat16", 2), "NS_4HalfE": ("float16", 2)}
+_NAME = re.compile(
+    r"\d+(?P<kernel>[a-z_]+)_kernelI"
+    r"(?:NS0_6LayoutI(?P<dtype>f|NS_8BFloat16E|NS_4HalfE)"
+    r"Li(?P<vector>\d+)ELi(?P<warps>\d+)ELi(?P<vectors>\d+)E|(?P<word>t|5uint4)E)"
+)
+
+
+def why_not() -> str | None:
+    """None where the kernels can be compiled and read, else the reason."""
+    if shutil.which("nvcc") is None:
+        return "nvcc is not on the PATH"
+    if cuobjdump() is None:
+        return "Triton, which brings cuobjdump, is not installed"
+    return None
+
+
+def release() -> str:
+    """Of the nvcc on the PATH, as in "13.0"."""
+    version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
+    return re.search(r"release (\d+\.\d+)", version.stdout)[1]
+
+
+def compile_cubin(target: str, output: Path) -> str:
+    """Warnings, spilled registers and local memory are errors; what nvcc said."""
+    command = ["nvcc", "-cubin", "-std=c++17", "-O3", "-Werror=all-warnings", f"-arch={target}"]
+    command += ["-Xptxas=-warn-spills,-warn-lmem-usage,-Werror"]
+    command += [str(ROOT / "csrc" / "cuda" / "kernels.cu"), "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def measure(target: str) -> list[Resources]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        compile_cubin(target, Path(cubin.name))
+        kernels = read_cubin(cubin.name)
+    rows = []
+    for name, used in kernels.items():
+        kernel, case = _describe(name)
+        rows.append(Resources(kernel=kernel, case=case, target=target, warps=WARPS, **used))
+    return sorted(rows)
+
+
+def _describe(mangled: str) -> tuple[str, str]:
+    """The kernel's name, and what of it is a template's argument, in words."""
+    found = _NAME.search(mangled)
+    if found["word"]:
+        return found["kernel"], f"{16 if found['word'] == '5uint4' else 2} bytes"
+    dtype, size = _DTYPES[found["dtype"]]
+    vector, warps, vectors = (int(found[name]) for name in ("vector", "warps", "vectors"))
+    case = f"{dtype}, {vector * size} bytes"
+    if found["kernel"] != "ragged_attention":
+        case += f", to {32 * warps * vectors * vector} columns"
+    return found["kernel"], case
+
+
+def main() -> None:
+    rows: list[Resources] = []
+    for target in TARGETS:
+        print(f"compiling for {target}", file=sys.stderr)
+        rows += measure(target)
+    write_table(TABLE, rows)
+
+
+if __name__ == "__main__":
+    main()
