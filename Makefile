@@ -9,10 +9,10 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test interpret sanitize lint format resources bench venv clean distclean
+.PHONY: help demo test interpret simulate sanitize lint format memcheck resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,11 +45,17 @@ demo: $(STAMP) ## how many iterations each token of some real sentences takes
 test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory interpret)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory simulate)
 
 # Triton decides when kernels are defined whether it interprets them, hence a process of their own.
 interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
 	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -k triton \
 	    tests/ops tests/triton $(ARGS)
+
+# Operators are registered for a whole process, hence one of its own here too.
+simulate: $(STAMP) ## run the CUDA kernels' tests, compiled as C++ that gives threads as fibers
+	@ALBERT_ACT_FAST_CUDA_ON_CPU=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not slow and not gpu" \
+	    -k cuda tests/ops tests/cuda/test_cuda_kernels.py $(ARGS)
 
 # Python itself is not built with the sanitizers, so their runtimes are loaded before it.
 sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, and run their tests
@@ -62,6 +68,14 @@ sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, a
 	    $(BIN)/python -m pytest -p no:cacheprovider -k cpp \
 	    tests/ops/test_operators.py tests/parity/test_engine_parity.py $(ARGS)
 
+# compute-sanitizer comes with the CUDA toolkit.
+memcheck: $(STAMP) ## on a GPU: the gpu tests, then the CUDA kernels under compute-sanitizer
+	@$(BIN)/pytest -m gpu -s tests
+	@for tool in memcheck initcheck racecheck synccheck; do \
+	    compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest -p no:cacheprovider -m gpu -k ".cuda-cuda or every_width" \
+	    tests/ops tests/cuda || exit 1; done
+
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,12 +86,18 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	$(BIN)/ruff format .
 	$(if $(CPP_SOURCES),$(BIN)/clang-format -i $(CPP_SOURCES))
 
-# What a GPU would have to give to each Triton kernel, found out without one.
-resources: $(STAMP) ## compile the Triton kernels for all targets, and write docs/triton_resources.csv
+# What a GPU would have to give to each kernel, found out without one.
+resources: $(STAMP) ## compile the GPU kernels for all targets, and write the tables docs/*_resources.csv
 	@cd tests && ../$(BIN)/python -m support.triton_resources
+	@cd tests && ../$(BIN)/python -m support.cuda_resources
 
-bench: $(STAMP) ## run the benchmarks, one process, all cores
-	@$(BIN)/pytest benchmarks --benchmark-only $(ARGS)
+predictions: $(STAMP) ## predict the GPU engine's time from published peaks, and write docs/gpu_predictions.md
+	@$(BIN)/python benchmarks/cost_model.py
+
+# One process with all cores. Peers that are not installed are left out: pip install -r
+# requirements/bench.txt.
+bench: $(STAMP) ## the benchmarks, as in: make bench ARGS="run targets"
+	@$(BIN)/python benchmarks $(or $(ARGS),run quick)
 
 clean: ## remove build outputs and caches, keep .venv
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

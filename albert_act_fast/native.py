@@ -35,11 +35,24 @@ library, why_no_cpp = _load()
 
 
 def build_info() -> dict[str, str] | None:
-    """How the C++ operators were built and the instruction set they run on ("avx512_vnni",
-    "avx512", "avx2" or "portable"); None without them."""
+    """How the C++ operators were built, the instruction set they run on ("avx512_vnni", "avx512",
+    "avx2" or "portable"), and for which GPUs the CUDA operators were ("" without those); None
+    without the library."""
     return None if library is None else library.build_info()
 
 
 def instruction_set() -> str | None:
     """What the C++ operators run on; None without them."""
     return None if library is None else build_info()["instruction_set"]
+
+
+def why_no_cuda() -> str | None:
+    """None where the CUDA operators were built, else the reason."""
+    if library is None:
+        return why_no_cpp
+    if build_info()["cuda"]:
+        return None
+    return (
+        "the CUDA operators were not built; install again with nvcc on the PATH and PyTorch and "
+        "pybind11 visible to the build: pip install --no-build-isolation ."
+    )

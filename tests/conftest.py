@@ -5,11 +5,16 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from support import cuda_on_cpu
 
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
     from support.triton_interpreter import install
 
     install()
+
+# Before the tests are collected, which ask which implementations there are.
+if cuda_on_cpu.asked_for() and cuda_on_cpu.why_not() is None:
+    cuda_on_cpu.install()
 
 # `repeatable` is the default: the same examples in every run, and no time limit for one example, so
 # that a slow machine fails nothing. `pytest --hypothesis-profile=explore` looks for new ones.

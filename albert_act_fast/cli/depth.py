@@ -29,6 +29,7 @@ def depth(
     implementation: options.ImplementationOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
+    quantization: options.QuantizationOption = None,
     batch_size: options.BatchSizeOption = 8,
     truncate: options.TruncateOption = False,
     skip_empty: options.SkipEmptyOption = False,
@@ -39,7 +40,7 @@ def depth(
     Texts come from the arguments, from --file, or from standard input.
     """
     sources = _sources(texts or [], file, skip_empty)
-    runner = running.load(model, implementation, device, dtype)
+    runner = running.load(model, implementation, device, dtype, quantization)
     tokenized = runner.tokenize(sources, truncate=truncate)
     allow_any_character(sys.stdout)
     if as_json:
@@ -170,7 +171,7 @@ def _print_bars(runner: Runner, texts: list[TokenizedText], batch_size: int) -> 
         runner.name,
         " (ships with the package)" if runner.shipped else "",
         f"; at most {limit} iterations; {runner.choice.name} on {runner.device}, "
-        f"{runner.dtype.value}",
+        f"{runner.precision}",
     )
     totals = Totals(runner.choice.name == "reference")
     for batch in running.batches(texts, batch_size):

@@ -50,6 +50,7 @@ def encode(
     implementation: options.ImplementationOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
+    quantization: options.QuantizationOption = None,
     batch_size: options.BatchSizeOption = 32,
     truncate: options.TruncateOption = False,
     skip_empty: options.SkipEmptyOption = False,
@@ -64,7 +65,7 @@ def encode(
         _refuse_same_file(Path(input_file), output)
     with embeddings_file.replacing(output, force=force) as partial:
         sources = texts_of_file("INPUT_FILE", input_file, skip_empty=skip_empty)
-        runner = running.load(model, implementation, device, dtype)
+        runner = running.load(model, implementation, device, dtype, quantization)
         if pooling is Pooling.POOLER and not runner.has_pooler:
             raise CommandError(
                 f"--pooling: got 'pooler', expected cls or mean: {model} has no pooler weights"

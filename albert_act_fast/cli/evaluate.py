@@ -13,11 +13,11 @@ from rich.table import Table
 
 from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
 from albert_act_fast.cli.options import (
-    Device,
     DeviceOption,
     Dtype,
     DtypeOption,
     ImplementationOption,
+    QuantizationOption,
 )
 from albert_act_fast.cli.output import print_json
 
@@ -54,6 +54,7 @@ def evaluate(
     implementation: ImplementationOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    quantization: QuantizationOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     max_length: Annotated[
         int, typer.Option("--max-length", min=3, help="Longer inputs are cut, as GLUE's practice.")
@@ -68,9 +69,12 @@ def evaluate(
 ) -> None:
     """Metric, mean depth, rows computed and time, for the reference and for the engine.
 
-    Fails if their predictions differ (in float32; in half precision the share of tokens that halt
-    elsewhere is reported). With `--task all` what cannot be run is listed with its reason.
+    Fails if their predictions differ (in float32; in half precision and in int8 the share of tokens
+    that halt elsewhere is reported). With `--task all` what cannot be run is listed with its
+    reason.
     """
+    from albert_act_fast import AlbertActForSequenceClassification
+    from albert_act_fast.cli.running import load_for_task
     from albert_act_fast.glue import TASKS, get_task
 
     try:
@@ -87,7 +91,15 @@ def evaluate(
     for one in tasks:
         name = model.replace("{task}", one.name)
         try:
-            rows.append((one, _compare(one, data, name, implementation, device, dtype, settings)))
+            network, tokenizer = load_for_task(
+                AlbertActForSequenceClassification,
+                name,
+                implementation,
+                device,
+                dtype,
+                quantization,
+            )
+            rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
         except CommandError as error:
             if task != ALL or error.status == FAILURE:
                 raise
@@ -98,16 +110,9 @@ def evaluate(
         _print(rows, missing)
 
 
-def _compare(
-    task: Task, data: str, name: str, implementation, device: Device | None, dtype: Dtype, settings
-) -> Comparison:
-    from albert_act_fast import AlbertActForSequenceClassification
-    from albert_act_fast.cli.running import load_for_task
+def _compare(network, tokenizer, task: Task, data: str, implementation, settings) -> Comparison:
     from albert_act_fast.glue import PredictionsDiffer, compare
 
-    network, tokenizer = load_for_task(
-        AlbertActForSequenceClassification, name, implementation, device, dtype
-    )
     try:
         with _progress(task.name) as on_batch:
             return compare(
@@ -150,6 +155,7 @@ def _document(task: Task, result: Comparison) -> dict:
         "tokens": result.reference.tokens,
         "depth_limit": result.reference.depth_limit,
         "dtype": result.reference.dtype,
+        "quantization": result.engine.quantization,
         "reference": run(result.reference),
         "engine": run(result.engine),
         "speed_up": result.speedup,
@@ -201,7 +207,8 @@ def _print(rows, missing: dict[str, str]) -> None:
         console.print(table)
         engine = rows[0][1].engine
         console.print(
-            f"engine: {engine.implementation}, {engine.dtype}; rows and seconds: reference / "
+            f"engine: {engine.implementation}, "
+            f"{engine.quantization or engine.dtype}; rows and seconds: reference / "
             "engine; seconds are the model's alone",
             highlight=False,
         )

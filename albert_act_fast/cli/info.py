@@ -60,6 +60,8 @@ def info(
             {name: "available" if why is None else f"no: {why}" for name, why in reasons.items()},
         )
         out.line("  ", ("auto", "bold"), f" takes {report['auto'][device]} in inference")
+    why = report["cuda_graphs"]
+    _section(out, "triton engine", {"CUDA graphs": "used" if why is None else f"no: {why}"})
 
 
 def collect() -> dict:
@@ -67,6 +69,7 @@ def collect() -> dict:
     import torch
 
     from albert_act_fast import implementations, native
+    from albert_act_fast.engine.gpu import graphs
 
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return {
@@ -78,6 +81,7 @@ def collect() -> dict:
             "threads": torch.get_num_threads(),
         },
         "cuda": _cuda(torch),
+        "cuda_graphs": graphs.why_not(torch.device(devices[-1])),
         "built": _built(),
         "implementations": {device: implementations.availability(device) for device in devices},
         "auto": {device: implementations.choose(device=device).name for device in devices},
@@ -114,11 +118,15 @@ def _cuda(torch) -> dict:
 
 
 def _built() -> dict[str, list[str]]:
+    from albert_act_fast import native
+
     package = Path(__file__).parents[1]
+    cuda = (native.build_info() or {}).get("cuda")
     libraries = [p for suffix in ("so", "pyd", "dylib") for p in package.glob(f"*.{suffix}")]
     kernels = (p for p in package.glob("kernels/*.py") if p.name != "__init__.py")
     return {
         "native libraries": sorted(p.name for p in libraries),
+        "CUDA operators": [cuda] if cuda else [],
         "Triton kernels": sorted(p.stem for p in kernels),
     }
 

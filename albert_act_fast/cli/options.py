@@ -23,6 +23,12 @@ class Dtype(str, Enum):
     FLOAT16 = "float16"
 
 
+class Quantization(str, Enum):
+    """What the encoder's products are rounded to."""
+
+    INT8 = "int8"
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +52,10 @@ DeviceOption = Annotated[
     typer.Option("--device", help="Where to run.", show_default="cuda if there is one"),
 ]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and states.")]
+QuantizationOption = Annotated[
+    Quantization | None,
+    typer.Option("--quantization", help="int8 products in the encoder.", show_default="none"),
+]
 BatchSizeOption = Annotated[
     int, typer.Option("--batch-size", min=1, help="Most texts computed at once.")
 ]

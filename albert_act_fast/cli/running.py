@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
-from albert_act_fast.cli.options import Device, Dtype
+from albert_act_fast.cli.options import Device, Dtype, Quantization
 from albert_act_fast.cli.texts import SourceText
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class Runner:
     dtype: Dtype
     has_pooler: bool
 
+    @property
+    def precision(self) -> str:
+        return self.model.config.quantization or self.dtype.value
+
     def describe(self) -> dict:
         """What a result has to be read with; part of every JSON document."""
         from albert_act_fast.cli.info import versions
@@ -67,6 +71,7 @@ class Runner:
             "implementation": {"name": self.choice.name, "reason": self.choice.reason},
             "device": self.device,
             "dtype": self.dtype.value,
+            "quantization": config.quantization,
             "versions": versions(),
         }
 
@@ -167,13 +172,16 @@ class Runner:
 
 
 def load(
-    name: str | None, implementation: str | None, device: Device | None, dtype: Dtype
+    name: str | None,
+    implementation: str | None,
+    device: Device | None,
+    dtype: Dtype,
+    quantization: Quantization | None = None,
 ) -> Runner:
     """
     Raises:
         CommandError: device, implementation, model or tokenizer cannot be had, and why.
     """
-    import torch
 
     from albert_act_fast import AlbertActModel, implementations
 
@@ -190,7 +198,7 @@ def load(
     _check_vocabulary(name, model, tokenizer)
     with _errors_of("--implementation"):
         choice = implementations.choose(implementation, model.config.implementation, device=place)
-    model = model.to(place, getattr(torch, dtype.value)).eval()
+    model = _prepare(model, place, dtype, quantization, choice.name)
     return Runner(model, tokenizer, name, source != name, choice, place, dtype, has_pooler)
 
 
@@ -200,19 +208,19 @@ def load_for_task(
     implementation: str | None,
     device: Device | None,
     dtype: Dtype,
+    quantization: Quantization | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A task model with its trained head, in eval mode, and its tokenizer.
 
     Raises:
         CommandError: as `load`; and where the checkpoint has no head of that kind.
     """
-    import torch
 
     from albert_act_fast import implementations
 
     place = _place(device)
     with _errors_of("--implementation"):
-        implementations.choose(implementation, device=place)
+        choice = implementations.choose(implementation, device=place)
     source = _source(name)
     with _quiet_libraries():
         model, info = _from_pretrained(model_class, source)
@@ -223,7 +231,27 @@ def load_for_task(
             "expected one fine-tuned on the task"
         )
     _check_vocabulary(name, model, tokenizer)
-    return model.to(place, getattr(torch, dtype.value)).eval(), tokenizer
+    return _prepare(model, place, dtype, quantization, choice.name), tokenizer
+
+
+def _prepare(
+    model: PreTrainedModel,
+    place: str,
+    dtype: Dtype,
+    quantization: Quantization | None,
+    implementation: str,
+) -> PreTrainedModel:
+    import torch
+
+    if quantization is not None:
+        if implementation != "cpp":
+            raise CommandError(
+                f"--quantization: got {quantization.value!r}, which only implementation 'cpp' "
+                f"computes; got {implementation!r}"
+            )
+        with _errors_of("--quantization"):
+            model.quantize(quantization.value)
+    return model.to(place, getattr(torch, dtype.value)).eval()
 
 
 def _place(device: Device | None) -> str:

@@ -33,6 +33,7 @@ class Evaluation:
 
     Attributes:
         implementation: that ran, "auto" resolved.
+        quantization: of the model, where this implementation heeds it.
         metrics: in per cent.
         mean_depth: iterations a token, over all tokens that are not padding.
         rows_computed: token rows the implementation computed, over all iterations. The reference
@@ -47,6 +48,7 @@ class Evaluation:
     task: str
     implementation: str
     dtype: str
+    quantization: str | None
     metrics: dict[str, float]
     examples: int
     tokens: int
@@ -144,7 +146,8 @@ def compare(
 
     Args:
         must_agree: raise where predictions differ; default: in float32 and above, as in half
-            precision the two round differently and a token may halt an iteration earlier.
+            precision and in int8 the two round differently and a token may halt an iteration
+            earlier.
         tolerance: for scores (regression), the difference that counts.
         The rest as in `evaluate`.
 
@@ -169,7 +172,8 @@ def compare(
     pairs = list(zip(reference.predictions, engine.predictions, strict=True))
     differing = [i for i, (a, b) in enumerate(pairs) if not abs(a - b) <= allowed]
     if must_agree is None:
-        must_agree = model.dtype in (torch.float32, torch.float64)
+        exact = model.dtype in (torch.float32, torch.float64)
+        must_agree = exact and engine.quantization is None
     if differing and must_agree:
         raise PredictionsDiffer(
             f"{reference.task}: {engine.implementation} and the reference predict {len(differing)} "
@@ -268,6 +272,7 @@ class _Run:
             task=task.name,
             implementation=name,
             dtype=str(model.dtype).removeprefix("torch."),
+            quantization=None if name == "reference" else model.config.quantization,
             metrics=metrics.score(task.metrics, predictions, labels),
             examples=len(labels),
             tokens=depths.numel(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -213,6 +214,28 @@ class AlbertActModel(AlbertActPreTrainedModel):
         )
         return self._as_asked(output, return_dict)
 
+    def explain_implementation(self, implementation: str | None = None) -> str:
+        """Which implementation computes an inference call on the model's device, and why; of
+        `triton` also how, and where it has to fall back on a slower way, the reason.
+
+        Args:
+            implementation: as in a call.
+
+        Raises:
+            ValueError: as in a call.
+        """
+        choice = implementations.choose(
+            implementation,
+            self.config.implementation,
+            device=self.device,
+            dtype=self.dtype,
+            needs_torch=self._needs_torch(),
+        )
+        explanation = f"{choice.name} ({choice.reason})"
+        if choice.name == "triton":
+            explanation += f": {engine.gpu.explain(self.encoder.albert_layer)}"
+        return explanation
+
     def _needs_gradients(self, inputs_embeds: Tensor | None) -> list[str]:
         reasons = []
         if self.training:
@@ -237,7 +260,8 @@ class AlbertActModel(AlbertActPreTrainedModel):
         return reasons
 
     def _needs_torch(self) -> list[str]:
-        dtypes = {p.dtype for p in self.parameters()}
+        # Every call asks; `parameters()` would spend ten times as long on their names.
+        dtypes = {p.dtype for m in _modules(self) for p in m._parameters.values() if p is not None}
         if len(dtypes) <= 1:
             return []
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -302,3 +326,10 @@ class AlbertActModel(AlbertActPreTrainedModel):
     @torch.compiler.disable
     def _check(self, arguments) -> ModelInputs:
         return check_inputs(self.config, self.embeddings, *arguments)
+
+
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _modules(child)

@@ -19,12 +19,15 @@ namespace albert_act_fast::binding {
 // Checks the arguments of one operator and hands out their pointers.
 class Arguments {
   public:
+    // All tensors are on the CPU.
     explicit Arguments(const char* op) : op_(op) {}
+    // All tensors are on the device of `rows`.
+    Arguments(const char* op, const Tensor& rows)
+        : op_(op), on_cpu_(rows.is_cpu()), device_index_(rows.get_device_index()) {}
 
     // [rows, columns] with columns next to each other; rows may be further apart.
     template <class T>
-    cpu::Matrix<T> matrix(const char* name, const Tensor& tensor, int64_t rows,
-                          int64_t columns) const {
+    Matrix<T> matrix(const char* name, const Tensor& tensor, int64_t rows, int64_t columns) const {
         using Element = std::remove_const_t<T>;
         check_type<Element>(name, tensor);
         STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns,
@@ -63,7 +66,10 @@ class Arguments {
   private:
     template <class Element>
     void check_type(const char* name, const Tensor& tensor) const {
-        STD_TORCH_CHECK(tensor.is_cpu(), op_, ": ", name, " is not a CPU tensor.");
+        STD_TORCH_CHECK(!on_cpu_ || tensor.is_cpu(), op_, ": ", name, " is not a CPU tensor.");
+        STD_TORCH_CHECK(on_cpu_ || (tensor.is_cuda() && tensor.get_device_index() == device_index_),
+                        op_, ": ", name, " is not on cuda:", device_index_,
+                        ", where the operator's rows are.");
         STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<Element>, op_, ": ", name,
                         " has another dtype than the operator's rows or int64 for indices.");
     }
@@ -81,6 +87,8 @@ class Arguments {
     }
 
     const char* op_;
+    bool on_cpu_ = true;
+    int device_index_ = 0;
 };
 
 // Calls f with the storage type of `tensor` as its argument's type.

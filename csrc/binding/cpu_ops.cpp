@@ -1,4 +1,6 @@
 // The `cpp` overloads of the operators that albert_act_fast/ops/contracts.py defines.
+#include <numeric>
+
 #include "arguments.h"
 #include "launch.h"
 
@@ -112,30 +114,37 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
         const int64_t tokens = key_store.size(0), sequences = key_offsets.size(0) - 1;
         STD_TORCH_CHECK(heads > 0 && hidden % heads == 0, "ragged_attention: ", hidden,
                         " columns cannot be divided among ", heads, " heads.");
+        const auto keys = check.matrix<const T>("key_store", key_store, tokens, hidden);
+        const auto values = check.matrix<const T>("value_store", value_store, tokens, hidden);
+        const auto* bounds = check.vector<const int64_t>("key_offsets", key_offsets, sequences + 1);
         cpu::RaggedAttention<T> args{
             check.matrix<const T>("queries", queries, rows, hidden),
-            check.matrix<const T>("key_store", key_store, tokens, hidden),
-            check.matrix<const T>("value_store", value_store, tokens, hidden),
             check.vector<const int64_t>("query_offsets", query_offsets, sequences + 1),
-            check.vector<const int64_t>("key_offsets", key_offsets, sequences + 1),
             check.vector<const int64_t>("token_index", token_index, rows),
             check.vector<const int64_t>("positions", positions, tokens),
-            hidden / heads,
+            {},
             {nullptr, 0},
             0,
             key_distances,
             check.matrix<T>("out", out, rows, hidden)};
         const int64_t live =
             check_offsets("ragged_attention", "query_offsets", args.query_offsets, sequences, rows);
-        check_offsets("ragged_attention", "key_offsets", args.key_offsets, sequences, tokens);
+        const int64_t live_keys =
+            check_offsets("ragged_attention", "key_offsets", bounds, sequences, tokens);
         check.check_range("token_index", args.token_index, live, tokens);
         if (distance_embedding.has_value()) {
             args.distances = distance_embedding->size(0);
             args.distance_embedding = check.matrix<const T>(
-                "distance_embedding", *distance_embedding, args.distances, args.head_size);
+                "distance_embedding", *distance_embedding, args.distances, hidden / heads);
             check.check_range("positions", args.positions, tokens, (args.distances + 1) / 2);
         }
-        attend(args, sequences, heads);
+        StoreMemory memory;
+        args.store = empty_store<T>(memory, bounds, sequences, heads, hidden / heads);
+        std::vector<int64_t> in_order(static_cast<size_t>(live_keys));
+        std::iota(in_order.begin(), in_order.end(), 0);
+        write_keys_values<T>(
+            {keys, values, live_keys, in_order.data(), memory.sequence.of<int64_t>(0), args.store});
+        attend(args, sequences);
     });
 }
 

@@ -2,6 +2,7 @@
 
 #include <torch/headeronly/util/Exception.h>
 
+#include <chrono>
 #include <cstring>
 
 #include "launch.h"
@@ -35,21 +36,39 @@ struct Running {
     Buffer hidden, accumulated_probability, token_index, query_offsets;
 };
 
+class Stopwatch {
+  public:
+    void lap(double& into) {
+        const auto now = std::chrono::steady_clock::now();
+        into += std::chrono::duration<double>(now - last_).count();
+        last_ = now;
+    }
+
+  private:
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// Rows that the wide inner layer takes at a time where its products are the engine's own: what it
+// gives then stays in cache, and takes little memory.
+constexpr int64_t kInnerRows = 4 * cpu::kRowChunk;
+
 template <class T>
 struct Workspace {
     Running<T> running[2];
-    Buffer attended, ffn_input;
-    Slot<T> store, moved, queries, projected, inner, output;
+    // attended: what attention gives, then the FFN's input. products: what they give, one after
+    // the other.
+    Buffer attended, products;
+    StoreMemory store;
+    std::optional<Tensor> projected, queries, inner, output;  // of oneDNN's products
     QuantizedRows quantized;
+    Seconds seconds;
 
     size_t bytes() const {
-        size_t total = attended.bytes() + ffn_input.bytes() + quantized.values.bytes() +
-                       quantized.scales.bytes();
+        size_t total = attended.bytes() + products.bytes() + store.bytes() +
+                       quantized.values.bytes() + quantized.scales.bytes();
         for (const auto& one : running)
             total += one.hidden.bytes() + one.accumulated_probability.bytes() +
                      one.token_index.bytes() + one.query_offsets.bytes();
-        for (const Slot<T>* slot : {&store, &moved, &queries, &projected, &inner, &output})
-            total += slot->buffer.bytes();
         return total;
     }
 };
@@ -97,18 +116,31 @@ class EngineOf : public Engine {
         return workspace_.bytes();
     }
 
+    Seconds seconds() const override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return workspace_.seconds;
+    }
+
   private:
     std::vector<int64_t> iterate(const Run& run, Workspace<T>& space);
 
-    // Projects keys and values of the rows that moved and queries of those that run on, which are
-    // the first of them, and puts keys and values into the store (at once into its place in the
-    // first iteration, when all tokens move in their order).
-    struct Projected {
-        cpu::Matrix<T> queries, store;
-    };
-    Projected project(const cpu::Matrix<T>& moved, int64_t moved_rows, int64_t rows,
-                      const int64_t* moved_index, const cpu::Matrix<T>* store,
-                      Workspace<T>& space) const;
+    // Projects keys and values of the rows that moved into the store, and queries of those that run
+    // on, which are the first of them.
+    cpu::Matrix<T> project(const cpu::Matrix<T>& moved, int64_t moved_rows, int64_t rows,
+                           const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
+                           Workspace<T>& space, Stopwatch& watch) const;
+    cpu::Matrix<T> feed_forward(const cpu::Matrix<T>& input, int64_t rows,
+                                Workspace<T>& space) const;
+
+    // Of every own product, or of oneDNN's where that takes so many rows.
+    cpu::Matrix<T> multiply(const Linear<T>& linear, const cpu::Matrix<T>& x, int64_t rows,
+                            Activation activation, T* memory, std::optional<Tensor>& holder,
+                            QuantizedRows& quantized) const {
+        if (!linear.is_own(rows)) return linear.library(x, rows, activation, holder);
+        const cpu::Matrix<T> out{memory, linear.own_stride()};
+        linear.own(x, rows, activation, out, quantized);
+        return out;
+    }
 
     int64_t width_;
     Linear<T> projections_, dense_, ffn_, ffn_output_;
@@ -122,33 +154,67 @@ class EngineOf : public Engine {
 };
 
 template <class T>
-typename EngineOf<T>::Projected EngineOf<T>::project(const cpu::Matrix<T>& moved,
-                                                     int64_t moved_rows, int64_t rows,
-                                                     const int64_t* moved_index,
-                                                     const cpu::Matrix<T>* store,
-                                                     Workspace<T>& space) const {
-    Slot<T>& slot = store == nullptr ? space.store : space.moved;
-    cpu::Matrix<T> keys_values, queries;
+cpu::Matrix<T> EngineOf<T>::project(const cpu::Matrix<T>& moved, int64_t moved_rows, int64_t rows,
+                                    const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
+                                    Workspace<T>& space, Stopwatch& watch) const {
+    cpu::Matrix<T> keys, queries;
     if (projections_.is_own(moved_rows)) {
-        keys_values = projections_.own(moved, moved_rows, Activation::none, slot, space.quantized);
-        queries = {keys_values.data + 2 * width_, keys_values.stride};
+        const int64_t stride = projections_.own_stride();
+        keys = {space.products.template of<T>(moved_rows * stride), stride};
+        projections_.own(moved, moved_rows, Activation::none, keys, space.quantized);
+        queries = {keys.data + 2 * width_, stride};
     } else {
-        keys_values = projections_.library(moved, moved_rows, Activation::none, slot, 0, 2);
+        keys = projections_.library(moved, moved_rows, Activation::none, space.projected, 0, 2);
         queries = projections_.library(moved, rows, Activation::none, space.queries, 2, 1);
     }
-    if (store == nullptr) return {queries, keys_values};
-    scatter<T>({keys_values.data, keys_values.stride}, moved_index, *store, moved_rows, 2 * width_);
-    return {queries, *store};
+    watch.lap(space.seconds.products);
+    write_keys_values<T>({{keys.data, keys.stride},
+                          {keys.data + width_, keys.stride},
+                          moved_rows,
+                          moved_index,
+                          space.store.sequence.template of<int64_t>(0),
+                          store});
+    watch.lap(space.seconds.attention);
+    return queries;
+}
+
+template <class T>
+cpu::Matrix<T> EngineOf<T>::feed_forward(const cpu::Matrix<T>& input, int64_t rows,
+                                         Workspace<T>& space) const {
+    const int64_t stride = ffn_output_.own_stride();
+    const bool own = ffn_.is_own(rows) && ffn_output_.is_own(rows);
+    // An inner layer of oneDNN's reads as many rows as that rounds up to.
+    const int64_t capacity = own ? rows : rounded_up(rows, kScalarType<T>);
+    const int64_t inner_rows = own && rows > kInnerRows ? kInnerRows : capacity;
+    T* const memory =
+        space.products.template of<T>(capacity * stride + inner_rows * ffn_.own_stride());
+    T* const inner_memory = memory + capacity * stride;
+    if (!own) {
+        const cpu::Matrix<T> inner =
+            multiply(ffn_, input, rows, activation_, inner_memory, space.inner, space.quantized);
+        return multiply(ffn_output_, inner, rows, Activation::none, memory, space.output,
+                        space.quantized);
+    }
+    const cpu::Matrix<T> out{memory, stride}, inner{inner_memory, ffn_.own_stride()};
+    for (int64_t first = 0; first < rows; first += inner_rows) {
+        const int64_t count = std::min(inner_rows, rows - first);
+        ffn_.own({input.row(first), input.stride}, count, activation_, inner, space.quantized);
+        ffn_output_.own(inner, count, Activation::none, {out.row(first), stride}, space.quantized);
+    }
+    return out;
 }
 
 template <class T>
 std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
+    Stopwatch watch;
+    space.seconds = {};
     const int64_t tokens = run.hidden.shape[0], sequences = run.offsets.shape[0] - 1;
     const int64_t capacity = rounded_up(tokens, kScalarType<T>);
     const auto* key_offsets = data_of<const int64_t>(run.offsets);
     const auto* positions = data_of<const int64_t>(run.positions);
     const cpu::Matrix<T> attended{space.attended.template of<T>(capacity * width_), width_};
-    const cpu::Matrix<T> ffn_input{space.ffn_input.template of<T>(capacity * width_), width_};
+    const cpu::Matrix<T>& ffn_input = attended;
+    const auto store = empty_store<T>(space.store, key_offsets, sequences, heads_, width_ / heads_);
     struct Now {
         cpu::Matrix<T> hidden;
         float* accumulated_probability;
@@ -170,30 +236,29 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
     memcpy(sets[0].query_offsets, key_offsets, size_t(sequences + 1) * sizeof(int64_t));
 
     std::vector<int64_t> running_rows;
-    cpu::Matrix<T> store{};
     int64_t rows = tokens, moved_rows = tokens;
+    watch.lap(space.seconds.other);
     for (int64_t iteration = 1; rows > 0; ++iteration) {
         running_rows.push_back(rows);
         const Now &now = sets[(iteration - 1) % 2], &next = sets[iteration % 2];
-        const Projected projected = project(now.hidden, moved_rows, rows, now.token_index,
-                                            iteration == 1 ? nullptr : &store, space);
-        store = projected.store;
+        const cpu::Matrix<T> queries =
+            project(now.hidden, moved_rows, rows, now.token_index, store, space, watch);
         attend<T>(
-            {{projected.queries.data, projected.queries.stride},
-             {store.data, store.stride},
-             {store.data + width_, store.stride},
+            {{queries.data, queries.stride},
              now.query_offsets,
-             key_offsets,
              now.token_index,
              positions,
-             width_ / heads_,
+             store,
              {distance_embedding_.empty() ? nullptr : distance_embedding_.data(), width_ / heads_},
              distances_,
              key_distances_,
              attended},
-            sequences, heads_);
-        const cpu::Matrix<T> dense =
-            dense_(attended, rows, Activation::none, space.projected, space.quantized);
+            sequences);
+        watch.lap(space.seconds.attention);
+        T* const memory = space.products.template of<T>(rows * dense_.own_stride());
+        const cpu::Matrix<T> dense = multiply(dense_, attended, rows, Activation::none, memory,
+                                              space.projected, space.quantized);
+        watch.lap(space.seconds.products);
         const cpu::AddLayerNorm<T> add{
             {dense.data, dense.stride},
             {now.hidden.data, now.hidden.stride},
@@ -203,10 +268,9 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
         for_rows(rows, [&](int64_t begin, int64_t end) {
             cpu::kernels<T>().add_layer_norm(add, begin, end);
         });
-        const cpu::Matrix<T> inner =
-            ffn_(ffn_input, rows, activation_, space.inner, space.quantized);
-        const cpu::Matrix<T> output =
-            ffn_output_(inner, rows, Activation::none, space.output, space.quantized);
+        watch.lap(space.seconds.other);
+        const cpu::Matrix<T> output = feed_forward(ffn_input, rows, space);
+        watch.lap(space.seconds.products);
         halt<T>({{output.data, output.stride},
                  {ffn_input.data, ffn_input.stride},
                  {now.hidden.data, now.hidden.stride},
@@ -231,6 +295,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
                  nullptr,
                  nullptr,
                  nullptr});
+        watch.lap(space.seconds.other);
         moved_rows = rows;
         rows = next.query_offsets[sequences];
     }

@@ -37,6 +37,11 @@ struct Run {
     View out, n_updates, remainders;
 };
 
+// Where a run's time went. attention: with the keys' and values' way into their store.
+struct Seconds {
+    double products = 0, attention = 0, other = 0;
+};
+
 // An engine may run in several threads at once: what it holds does not change, and its workspace
 // serves the first of them, the others make their own.
 class Engine {
@@ -46,6 +51,7 @@ class Engine {
     virtual std::vector<int64_t> run(const Run& run) = 0;
     virtual size_t packed_bytes() const = 0;
     virtual size_t workspace_bytes() const = 0;
+    virtual Seconds seconds() const = 0;  // of the last run that had the engine's own workspace
 };
 
 // library: whether torch's oneDNN operators are there.

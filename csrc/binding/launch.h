@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../cpu/kernels.h"
+#include "memory.h"
 
 namespace albert_act_fast::binding {
 
@@ -29,11 +30,45 @@ void scatter(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::
     });
 }
 
+// The memory of a batch's keys and values.
+struct StoreMemory {
+    Buffer panels, first_panel, sequence;
+
+    size_t bytes() const { return panels.bytes() + first_panel.bytes() + sequence.bytes(); }
+};
+
 template <class T>
-void attend(const cpu::RaggedAttention<T>& args, int64_t sequences, int64_t heads) {
+cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offsets,
+                                  int64_t sequences, int64_t heads, int64_t head_size) {
+    auto* first_panel = memory.first_panel.of<int64_t>(sequences + 1);
+    auto* sequence = memory.sequence.of<int64_t>(key_offsets[sequences]);
+    first_panel[0] = 0;
+    for (int64_t b = 0; b < sequences; ++b) {
+        first_panel[b + 1] = first_panel[b] + cpu::panels_of(key_offsets[b + 1] - key_offsets[b]);
+        std::fill(sequence + key_offsets[b], sequence + key_offsets[b + 1], b);
+    }
+    using Store = cpu::KeyValueStore<T>;
+    Store store{nullptr, key_offsets, first_panel, heads, head_size};
+    const int64_t elements = store.elements(sequences);
+    store.data = memory.panels.of<typename Store::Element>(elements);
+    memset(static_cast<void*>(store.data), 0, size_t(elements) * sizeof(typename Store::Element));
+    return store;
+}
+
+template <class T>
+void write_keys_values(const cpu::WriteKeysValues<T>& args) {
+    const int64_t heads = args.store.heads;
+    const int64_t grain = std::max<int64_t>(1, heads * kGrain / std::max<int64_t>(1, args.rows));
+    torch::stable::parallel_for(0, heads, grain, [&](int64_t begin, int64_t end) {
+        cpu::kernels<T>().write_keys_values(args, begin, end);
+    });
+}
+
+template <class T>
+void attend(const cpu::RaggedAttention<T>& args, int64_t sequences) {
     std::vector<int64_t> items;
     for (int64_t b = 0; b < sequences; ++b)
-        for (int64_t head = 0; head < heads; ++head)
+        for (int64_t head = 0; head < args.store.heads; ++head)
             for (int64_t r = args.query_offsets[b]; r < args.query_offsets[b + 1];
                  r += cpu::kQueryBlock)
                 items.insert(items.end(), {b, r, head});

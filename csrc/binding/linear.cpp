@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #if defined(__x86_64__)
@@ -14,14 +15,24 @@
 namespace albert_act_fast::binding {
 namespace {
 
-bool has_amx_bf16() {
 #if defined(__x86_64__)
+bool has_amx_bf16() {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1u);
-#else
-    return false;
-#endif
 }
+
+bool is_amd() {
+    unsigned a, b, c, d;  // "AuthenticAMD" stands in b, d and c
+    return __get_cpuid(0, &a, &b, &c, &d) && b == 0x68747541u;
+}
+#else
+bool has_amx_bf16() {
+    return false;
+}
+bool is_amd() {
+    return false;
+}
+#endif
 
 template <class T>
 Tensor view(const T* data, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
@@ -58,12 +69,16 @@ Tensor reorder(const Tensor& weight, int64_t rows) {
 
 }  // namespace
 
-int64_t few_rows(ScalarType dtype) {
+int64_t own_rows(ScalarType dtype) {
     const std::string set = cpu::instruction_set();
-    if (dtype == ScalarType::Float) return set == "avx512" || set == "avx512_vnni" ? 32 : 8;
+    constexpr int64_t all = std::numeric_limits<int64_t>::max();
+    static const bool amd = is_amd(), amx = has_amx_bf16();
+    if (dtype == ScalarType::Float) {
+        if (set != "avx512" && set != "avx512_vnni") return 8;
+        return amd ? all : 32;
+    }
     if (set != "avx512_vnni") return 4;
-    static const bool amx = has_amx_bf16();
-    return amx ? 8 : 48;
+    return amx ? 8 : amd ? all : 48;
 }
 
 int64_t rounded_up(int64_t rows, ScalarType dtype) {
@@ -137,15 +152,12 @@ bool Linear<T>::is_own(int64_t rows) const {
     if (weights_ == Weights::int8 || !library_) return true;
     // Rows are read in whole words.
     if (inputs_ % int64_t(sizeof(Word) / sizeof(T)) != 0) return false;
-    return rows <= few_rows(kScalarType<T>);
+    return rows <= own_rows(kScalarType<T>);
 }
 
 template <class T>
-cpu::Matrix<T> Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                              Slot<T>& slot, QuantizedRows& quantized) const {
-    // As many rows as oneDNN's product would read, should it come next.
-    const int64_t capacity = rounded_up(rows, kScalarType<T>);
-    const cpu::Matrix<T> out{slot.buffer.template of<T>(capacity * own_stride()), own_stride()};
+void Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
+                    const cpu::Matrix<T>& out, QuantizedRows& quantized) const {
     const int64_t items = cpu::panels_of(outputs_) * cpu::row_chunks(rows);
     if (weights_ == Weights::int8) {
         const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
@@ -188,7 +200,6 @@ cpu::Matrix<T> Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation 
             cpu::kernels<T>().product(args, begin, end);
         });
     }
-    return out;
 }
 
 // Outputs `first` to `first + count` of the packed weights, unpacked again.
@@ -220,11 +231,11 @@ const typename Linear<T>::Packed& Linear<T>::packed(int first, int layers) const
 
 template <class T>
 cpu::Matrix<T> Linear<T>::library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                                  Slot<T>& slot, int first, int layers) const {
+                                  std::optional<Tensor>& holder, int first, int layers) const {
     const Packed& weights = packed(first, layers);
     const Tensor input = view(x.data, {rounded_up(rows, kScalarType<T>), inputs_}, {x.stride, 1});
-    slot.tensor = linear_pointwise(input, weights.weight, weights.bias, activation);
-    return {static_cast<T*>(slot.tensor->data_ptr()), slot.tensor->size(1)};
+    holder = linear_pointwise(input, weights.weight, weights.bias, activation);
+    return {static_cast<T*>(holder->data_ptr()), holder->size(1)};
 }
 
 template <class T>

@@ -1,5 +1,5 @@
-// Linear layers on packed weights: by the kernels of csrc/cpu for few rows and for int8 weights, by
-// oneDNN, through torch's operators, for many rows.
+// Linear layers on packed weights: by the kernels of csrc/cpu for int8 weights, and for as many
+// rows as they are as fast for as oneDNN, which does the others through torch's operators.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -25,21 +25,14 @@ struct Parameters {
 
 enum class Weights { as_given, int8 };
 
-// The most rows for which the kernels of csrc/cpu are faster than oneDNN's (docs/cpu_engine.md).
-int64_t few_rows(ScalarType dtype);
+// The most rows for which the kernels of csrc/cpu are as fast as oneDNN's (docs/cpu_engine.md).
+int64_t own_rows(ScalarType dtype);
 
 // The rows that oneDNN's product is run on for `rows` live ones. It compiles a kernel for every
 // number of rows it meets, which takes longer than running it; with the running rows changing in
 // every iteration of every batch, most products would wait for a compiler. So their number is
 // rounded up; what the rows in excess hold goes nowhere.
 int64_t rounded_up(int64_t rows, ScalarType dtype);
-
-// Where a product's result lies: in `buffer`, or in a tensor that oneDNN's operator made.
-template <class T>
-struct Slot {
-    Buffer buffer;
-    std::optional<Tensor> tensor;
-};
 
 // What int8 products need beside: the rows as uint8, and their factors.
 struct QuantizedRows {
@@ -56,20 +49,15 @@ class Linear {
     // Whether the product of that many rows is one of csrc/cpu's.
     bool is_own(int64_t rows) const;
 
-    // activation(x W^T + bias) of all layers side by side. Own products alone.
-    cpu::Matrix<T> own(const cpu::Matrix<T>& x, int64_t rows, Activation activation, Slot<T>& slot,
-                       QuantizedRows& quantized) const;
+    // out = activation(x W^T + bias) of all layers side by side. Own products alone.
+    void own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
+             const cpu::Matrix<T>& out, QuantizedRows& quantized) const;
 
-    // The same of one layer, or of as many neighbours as `layers` says, by oneDNN; x must have
-    // rounded_up(rows) rows, of `inputs` numbers without gaps between them.
+    // The same of one layer, or of as many neighbours as `layers` says, by oneDNN, in memory of
+    // its own that `holder` keeps; x must have rounded_up(rows) rows, of `inputs` numbers without
+    // gaps between them.
     cpu::Matrix<T> library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                           Slot<T>& slot, int first = 0, int layers = 1) const;
-
-    cpu::Matrix<T> operator()(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                              Slot<T>& slot, QuantizedRows& quantized) const {
-        return is_own(rows) ? own(x, rows, activation, slot, quantized)
-                            : library(x, rows, activation, slot);
-    }
+                           std::optional<Tensor>& holder, int first = 0, int layers = 1) const;
 
     // Numbers from one row of `own`'s result to the next: not a multiple of a page, where rows
     // would compete for the same places in the cache.

@@ -137,6 +137,11 @@ py::dict build_info() {
     py::dict info;
     info["instruction_set"] = cpu::instruction_set();
     info["compiler"] = AAF_COMPILER;
+#if defined(AAF_CUDA)
+    info["cuda"] = AAF_CUDA;
+#else
+    info["cuda"] = "";
+#endif
     info["oldest_torch"] = AAF_OLDEST_TORCH;
     info["pybind11"] =
         PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
@@ -159,6 +164,17 @@ PYBIND11_MODULE(_cpp_ops, module) {
              py::arg("positions"), py::arg("threshold"), py::arg("max_iterations"), py::arg("out"),
              py::arg("n_updates"), py::arg("remainders"))
         .def_property_readonly("packed_bytes", &Engine::packed_bytes)
-        .def_property_readonly("workspace_bytes", &Engine::workspace_bytes);
+        .def_property_readonly("workspace_bytes", &Engine::workspace_bytes)
+        .def_property_readonly(
+            "seconds",
+            [](const Engine& engine) {
+                const Seconds seconds = engine.seconds();
+                py::dict parts;
+                parts["products"] = seconds.products;
+                parts["attention"] = seconds.attention;
+                parts["other"] = seconds.other;
+                return parts;
+            },
+            "Where the time of the last run went.");
     module.def("build_info", &build_info);
 }

@@ -1,148 +1,252 @@
 // Ragged attention: running queries against all keys of their own sequence, one head at a time.
 // Included inside an instruction set's namespace.
 //
-// A worker copies its sequence's keys (transposed) and values of one head into float scratch, then
-// takes queries four at a time: scores over all keys, softmax, and the weighted sum of the values,
-// all with the accumulators in registers. A sequence has at most a few hundred keys, so a row of
-// scores fits the cache and needs no rescaling on the way.
+// As FlashAttention (Dao et al., arXiv 2205.14135) does it: a few queries at a time against a block
+// of keys, weights and sums in the first cache, sums rescaled when a block raises the highest
+// score. Both products are by panels, with the queries and the weights in the store's words.
 #pragma once
 
-constexpr int kQueriesAtOnce = 4;
+constexpr int64_t kKeyBlock = 256;                // keys between two rescalings
+constexpr int64_t kScoreStride = kKeyBlock + 16;  // rows not a power of 2 apart
 
-template <class A>
-inline __attribute__((always_inline)) int64_t padded(int64_t count) {
-    return (count + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+// A number as the store's element, and as many numbers as are left of a word as its word.
+inline float element_of(float x) {
+    return x;
+}
+inline double element_of(double x) {
+    return x;
+}
+inline float element_of(Half x) {
+    return load(x);
+}
+inline BFloat16 element_of(BFloat16 x) {
+    return x;
 }
 
-// c[q][j] = sum over i < depth of a[q][i] * b[i][j] for four rows q and `columns` j, a multiple of
-// the vector; rows of b and c are `b_stride` and `c_stride` apart.
-template <class A>
-inline __attribute__((always_inline)) void multiply(const A* a, int64_t a_stride, const A* b,
-                                                    int64_t b_stride, A* c, int64_t c_stride,
-                                                    int64_t depth, int64_t columns) {
-    int64_t j = 0;
-    for (; j + 2 * kLanes<A> <= columns; j += 2 * kLanes<A>) {
-        Vector<A> sum[kQueriesAtOnce][2] = {};
-        for (int64_t i = 0; i < depth; ++i) {
-            const Vector<A> first = load_vector(b + i * b_stride + j);
-            const Vector<A> second = load_vector(b + i * b_stride + j + kLanes<A>);
-            for (int q = 0; q < kQueriesAtOnce; ++q) {
-                sum[q][0] += a[q * a_stride + i] * first;
-                sum[q][1] += a[q * a_stride + i] * second;
+// One key into its column of a panel.
+template <class T, class Word>
+inline __attribute__((always_inline)) void write_column(const T* x, int64_t size, Word* column) {
+    for (int64_t i = 0; i < size; ++i) column[i * kPanel] = element_of(x[i]);
+}
+inline __attribute__((always_inline)) void write_column(const BFloat16* x, int64_t size,
+                                                        BFloat16Pair* column) {
+    for (int64_t i = 0; i < size / 2; ++i)
+        column[i * kPanel].bits = x[2 * i].bits | uint32_t(x[2 * i + 1].bits) << 16;
+    if (size % 2 != 0) column[size / 2 * kPanel].bits = x[size - 1].bits;
+}
+
+// One value into a row of words, or into a half of each.
+template <class T, class Word>
+inline __attribute__((always_inline)) void write_words(const T* x, int64_t size, int64_t,
+                                                       Word* words) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) words[i] = element_of(x[i]);
+}
+inline __attribute__((always_inline)) void write_words(const BFloat16* x, int64_t size, int64_t key,
+                                                       BFloat16Pair* words) {
+    const int shift = key % 2 * 16;
+    const uint32_t other = 0xFFFF0000u >> shift;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i)
+        words[i].bits = (words[i].bits & other) | uint32_t(x[i].bits) << shift;
+}
+
+template <class T>
+void write_keys_values(const WriteKeysValues<T>& args, int64_t begin, int64_t end) {
+    using Store = KeyValueStore<T>;
+    constexpr int64_t step = Store::kStep;
+    const Store& store = args.store;
+    // Head by head for a few neighbouring rows: the places they go to share cache lines.
+    for (int64_t first = 0; first < args.rows; first += kPanel)
+        for (int64_t head = begin; head < end; ++head)
+            for (int64_t r = first; r < args.rows && r < first + kPanel; ++r) {
+                const int64_t token = args.token_index[r], b = args.sequence[token];
+                const int64_t key = token - store.key_offsets[b], column = head * store.head_size;
+                const T *k = args.keys.row(r) + column, *v = args.values.row(r) + column;
+                auto* keys = reinterpret_cast<typename Store::Word*>(store.keys(b, head));
+                write_column(k, store.head_size,
+                             keys + key / kPanel * store.key_words() * kPanel + key % kPanel);
+                auto* values = reinterpret_cast<typename Store::Word*>(store.values(b, head) +
+                                                                       key / step * kPanel * step);
+                for (int64_t c = 0; c < store.head_size;
+                     c += kPanel, values += store.value_stride(b) / step) {
+                    const int64_t left = store.head_size - c;
+                    write_words(v + c, left < kPanel ? left : kPanel, key, values);
+                }
             }
-        }
-        for (int q = 0; q < kQueriesAtOnce; ++q) {
-            store_vector<A>(sum[q][0], c + q * c_stride + j);
-            store_vector<A>(sum[q][1], c + q * c_stride + j + kLanes<A>);
-        }
-    }
-    for (; j < columns; j += kLanes<A>) {
-        Vector<A> sum[kQueriesAtOnce] = {};
-        for (int64_t i = 0; i < depth; ++i) {
-            const Vector<A> only = load_vector(b + i * b_stride + j);
-            for (int q = 0; q < kQueriesAtOnce; ++q) sum[q] += a[q * a_stride + i] * only;
-        }
-        for (int q = 0; q < kQueriesAtOnce; ++q) store_vector<A>(sum[q], c + q * c_stride + j);
-    }
 }
 
-// scores[0..count) become softmax(scores); what follows up to `columns` becomes 0.
+// The block's scores become weights relative to the highest score so far; what follows the block's
+// `count` up to whole panels becomes 0. Returns what earlier sums are to be multiplied by.
 template <class A>
-inline __attribute__((always_inline)) void softmax(A* scores, int64_t count, int64_t columns) {
-    A highest = scores[0];
-#pragma omp simd reduction(max : highest)
-    for (int64_t j = 0; j < count; ++j) highest = scores[j] > highest ? scores[j] : highest;
-    for (int64_t j = count; j < columns; ++j) scores[j] = highest;
-    for (int64_t j = 0; j < columns; j += kLanes<A>)
-        store_vector<A>(exp_nonpositive(load_vector(scores + j) - highest), scores + j);
+inline __attribute__((always_inline)) A weigh(A* scores, int64_t count, A scale, A& highest,
+                                              A& total) {
+    A piece = scores[0];
+#pragma omp simd reduction(max : piece)
+    for (int64_t j = 0; j < count; ++j) piece = scores[j] > piece ? scores[j] : piece;
+    const SoftmaxStep<A> step = softmax_step(
+        highest, piece * scale,
+        [](A x) __attribute__((always_inline)) { return exp_nonpositive(Vector<A>{} + x)[0]; });
+    highest = step.highest;
+    const Vector<A> now = Vector<A>{} + highest;
+    const int64_t columns = panels_of(count) * kPanel;
+    for (int64_t j = 0; j < columns; j += kLanes<A>) {
+        const auto exp = [](Vector<A> x)
+                             __attribute__((always_inline)) { return exp_nonpositive(x); };
+        store_vector<A>(softmax_weight(load_vector(scores + j) * scale, now, exp), scores + j);
+    }
     for (int64_t j = count; j < columns; ++j) scores[j] = 0;
-    const A scale = A(1) / sum(scores, count);
-#pragma omp simd
-    for (int64_t j = 0; j < count; ++j) scores[j] *= scale;
+    total = total * step.rescale + sum(scores, count);
+    return step.rescale;
 }
 
-// Adds q . e, or (q + k) . e, with e the embedding of the distance from query to key. `scratch`
-// holds two heads.
+// Adds q . e, or (q + k) . e, with e the embedding of the distance from query to key, to the scores
+// of `count` keys from `first` on; divided by `scale`, because the scores are not yet scaled.
+// `scratch` holds three heads.
 template <class T, class A>
-inline void add_relative(const RaggedAttention<T>& args, const A* query, int64_t query_position,
-                         int64_t first_key, int64_t keys, int64_t column, A* scratch, A* scores) {
-    A *with = scratch, *embedding = scratch + args.head_size;
-    for (int64_t j = 0; j < keys; ++j) {
-        const int64_t distance = query_position - args.positions[first_key + j];
+inline void add_relative(const RaggedAttention<T>& args, int64_t row, int64_t b, int64_t head,
+                         int64_t first, int64_t count, A scale, A* scratch, A* scores) {
+    using Store = KeyValueStore<T>;
+    constexpr int64_t step = Store::kStep;
+    const int64_t size = args.store.head_size, first_token = args.store.key_offsets[b] + first;
+    const int64_t position = args.positions[args.token_index[row]];
+    const T* q = args.queries.row(row) + head * size;
+    A *query = scratch, *with = scratch + size, *embedding = scratch + 2 * size;
+    for (int64_t i = 0; i < size; ++i) query[i] = load(q[i]);
+    for (int64_t j = 0; j < count; ++j) {
+        const int64_t key = first + j;
+        const auto* k = args.store.keys(b, head) +
+                        (key / kPanel * args.store.key_words() * kPanel + key % kPanel) * step;
+        const int64_t distance = position - args.positions[first_token + j];
         const T* e = args.distance_embedding.row(distance + args.distances / 2);
-        const T* k = args.keys.row(first_key + j) + column;
-#pragma omp simd
-        for (int64_t i = 0; i < args.head_size; ++i) {
+        for (int64_t i = 0; i < size; ++i) {
             embedding[i] = load(e[i]);
-            with[i] = args.key_distances ? query[i] + A(load(k[i])) : query[i];
+            with[i] = query[i];
+            if (args.key_distances) with[i] += load(k[i / step * kPanel * step + i % step]);
         }
-        scores[j] += dot(with, embedding, args.head_size);
+        scores[j] += dot(with, embedding, size) / scale;
+    }
+}
+
+// Numbers to the store's words; nothing to do where a word is a number.
+template <class A>
+inline void to_words(const A*, int64_t, A*) {}
+inline __attribute__((always_inline)) void to_words(const float* numbers, int64_t count,
+                                                    BFloat16Pair* words) {
+#pragma omp simd
+    for (int64_t w = 0; w < count / 2; ++w) {
+        BFloat16 low, high;
+        store(numbers[2 * w], &low);
+        store(numbers[2 * w + 1], &high);
+        words[w].bits = low.bits | uint32_t(high.bits) << 16;
+    }
+}
+
+// Queries, then scores, are computed in `numbers` and multiplied as `words`, which are the same
+// memory where a word is a number.
+template <class A, class Word>
+struct Operand {
+    explicit Operand(int64_t count) : memory(count), word_memory(kSame ? 0 : count / 2) {
+        numbers = memory.data;
+        if constexpr (kSame)
+            words = numbers;
+        else
+            words = word_memory.data;
+    }
+    static constexpr bool kSame = sizeof(A) == sizeof(Word) && __is_same(A, Word);
+    Scratch<A> memory;
+    Scratch<Word> word_memory;
+    A* numbers;
+    Word* words;
+};
+
+template <class T>
+struct AttentionScratch {
+    using A = Arithmetic<T>;
+    using Word = typename KeyValueStore<T>::Word;
+    static constexpr int kRows = kRowsAtOnce<A>;
+    explicit AttentionScratch(const KeyValueStore<T>& store)
+        : queries(kRows * store.key_words() * store.kStep),
+          scores(kRows * kScoreStride),
+          contexts(kRows * store.value_panels() * kPanel),
+          relative(3 * store.head_size) {}
+    Operand<A, Word> queries, scores;
+    Scratch<A> contexts, relative;
+};
+
+// At most kRowsAtOnce queries from row `first` on, against all keys of sequence b.
+template <class T>
+void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_t first,
+                 int64_t count, AttentionScratch<T>& scratch) {
+    using A = Arithmetic<T>;
+    using Store = KeyValueStore<T>;
+    using Word = typename Store::Word;
+    constexpr int64_t step = Store::kStep;
+    const Store& store = args.store;
+    const int64_t size = store.head_size, key_words = store.key_words();
+    const int64_t wide = store.value_panels() * kPanel;
+    const int64_t all_keys = store.key_offsets[b + 1] - store.key_offsets[b];
+    const A scale = A(1) / A(__builtin_sqrt(double(size)));
+    A highest[AttentionScratch<T>::kRows], total[AttentionScratch<T>::kRows];
+    A* contexts = scratch.contexts.data;
+
+    for (int64_t q = 0; q < count; ++q) {
+        highest[q] = -A(__builtin_inf());
+        total[q] = 0;
+        const T* query = args.queries.row(first + q) + head * size;
+        A* to = scratch.queries.numbers + q * key_words * step;
+#pragma omp simd
+        for (int64_t i = 0; i < size; ++i) to[i] = load(query[i]);
+        for (int64_t i = size; i < key_words * step; ++i) to[i] = 0;
+        to_words(to, key_words * step, scratch.queries.words + q * key_words);
+    }
+    for (int64_t from = 0; from < all_keys; from += kKeyBlock) {
+        const int64_t keys = all_keys - from < kKeyBlock ? all_keys - from : kKeyBlock;
+        const int64_t panels = panels_of(keys);
+        const auto* key_panels = reinterpret_cast<const Word*>(store.keys(b, head));
+        const auto* value_panels = reinterpret_cast<const Word*>(store.values(b, head));
+        for (int64_t p = 0; p < panels; ++p)
+            multiply_rows(count, scratch.queries.words, key_words,
+                          key_panels + (from / kPanel + p) * key_words * kPanel, key_words,
+                          scratch.scores.numbers + p * kPanel, kScoreStride, true);
+        for (int64_t q = 0; q < count; ++q) {
+            A* scores = scratch.scores.numbers + q * kScoreStride;
+            if (args.distance_embedding.data != nullptr)
+                add_relative(args, first + q, b, head, from, keys, scale, scratch.relative.data,
+                             scores);
+            const A rescale = weigh(scores, keys, scale, highest[q], total[q]);
+            to_words(scores, panels * kPanel, scratch.scores.words + q * kScoreStride / step);
+            if (from > 0)
+                for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= rescale;
+        }
+        for (int64_t c = 0; c < store.value_panels(); ++c)
+            multiply_rows(count, scratch.scores.words, kScoreStride / step,
+                          value_panels + (c * store.value_stride(b) + from * kPanel) / step,
+                          panels * kPanel / step, contexts + c * kPanel, wide, from == 0);
+    }
+    for (int64_t q = 0; q < count; ++q) {
+        const A inverse = A(1) / total[q];
+#pragma omp simd
+        for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= inverse;
+        store_row(contexts + q * wide, size, args.out.row(first + q) + head * size);
     }
 }
 
 template <class T>
 void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int64_t begin,
                       int64_t end) {
-    using A = Arithmetic<T>;
-    const int64_t size = args.head_size, wide = padded<A>(size);
-    int64_t longest = 0;
+    AttentionScratch<T> scratch(args.store);
     for (int64_t item = begin; item < end; ++item) {
-        const int64_t b = items[3 * item];
-        const int64_t keys = args.key_offsets[b + 1] - args.key_offsets[b];
-        longest = keys > longest ? keys : longest;
-    }
-    const int64_t most = padded<A>(longest);
-    Scratch<A> transposed(size * most), values(longest * wide), scores(kQueriesAtOnce * most);
-    Scratch<A> queries(2 * kQueriesAtOnce * size), contexts(kQueriesAtOnce * wide);
-    Scratch<A> relative(2 * size);
-    const A scale = A(1) / A(__builtin_sqrt(double(size)));
-
-    int64_t loaded_sequence = -1, loaded_head = -1;
-    for (int64_t item = begin; item < end; ++item) {
-        const int64_t b = items[3 * item], first_query = items[3 * item + 1];
-        const int64_t head = items[3 * item + 2];
-        const int64_t first_key = args.key_offsets[b];
-        const int64_t keys = args.key_offsets[b + 1] - first_key;
-        const int64_t columns = padded<A>(keys), column = head * size;
-        if (b != loaded_sequence || head != loaded_head) {
-            for (int64_t j = 0; j < keys; ++j) {
-                const T* k = args.keys.row(first_key + j) + column;
-                const T* v = args.values.row(first_key + j) + column;
-                for (int64_t i = 0; i < size; ++i) transposed.data[i * columns + j] = load(k[i]);
-                for (int64_t i = 0; i < size; ++i) values.data[j * wide + i] = load(v[i]);
-                for (int64_t i = size; i < wide; ++i) values.data[j * wide + i] = 0;
-            }
-            for (int64_t i = 0; i < size; ++i)
-                for (int64_t j = keys; j < columns; ++j) transposed.data[i * columns + j] = 0;
-            loaded_sequence = b;
-            loaded_head = head;
-        }
+        const int64_t b = items[3 * item], first = items[3 * item + 1], head = items[3 * item + 2];
         const int64_t stop = args.query_offsets[b + 1];
-        const int64_t last_query =
-            first_query + kQueryBlock < stop ? first_query + kQueryBlock : stop;
-        A* scaled = queries.data + kQueriesAtOnce * size;
-        for (int64_t r = first_query; r < last_query; r += kQueriesAtOnce) {
-            const int64_t count = last_query - r < kQueriesAtOnce ? last_query - r : kQueriesAtOnce;
-            for (int64_t q = 0; q < kQueriesAtOnce; ++q) {
-                // A group that is not full repeats its last query.
-                const T* query = args.queries.row(r + (q < count ? q : count - 1)) + column;
-                for (int64_t i = 0; i < size; ++i) {
-                    queries.data[q * size + i] = load(query[i]);
-                    scaled[q * size + i] = load(query[i]) * scale;
-                }
-            }
-            multiply(scaled, size, transposed.data, columns, scores.data, columns, size, columns);
-            for (int64_t q = 0; q < kQueriesAtOnce; ++q) {
-                A* row = scores.data + q * columns;
-                if (args.distance_embedding.data != nullptr && q < count)
-                    add_relative(args, queries.data + q * size,
-                                 args.positions[args.token_index[r + q]], first_key, keys, column,
-                                 relative.data, row);
-                softmax(row, keys, columns);
-            }
-            multiply(scores.data, columns, values.data, wide, contexts.data, wide, keys, wide);
-            for (int64_t q = 0; q < count; ++q)
-                store_row(contexts.data + q * wide, size, args.out.row(r + q) + column);
+        const int64_t last = first + kQueryBlock < stop ? first + kQueryBlock : stop;
+        for (int64_t r = first; r < last; r += scratch.kRows) {
+            // The next queries lie pages apart, where no processor looks ahead by itself.
+            for (int64_t next = r + scratch.kRows; next < r + 2 * scratch.kRows; ++next)
+                if (next < last)
+                    __builtin_prefetch(args.queries.row(next) + head * args.store.head_size);
+            attend_rows(args, b, head, r, last - r < scratch.kRows ? last - r : scratch.kRows,
+                        scratch);
         }
     }
 }

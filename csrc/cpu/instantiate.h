@@ -17,6 +17,8 @@ namespace AAF_NAMESPACE {
 
 #include "rows.h"
 
+#include "panel.h"
+
 #include "attention.h"
 
 #include "halting_step.h"
@@ -28,8 +30,9 @@ namespace AAF_NAMESPACE {
 template <class T>
 const Kernels<T>& kernels() {
     static constexpr Kernels<T> all = {
-        &embed_tokens<T>, &add_layer_norm<T>, &ragged_attention<T>, &halting_step<T>,
-        &finish_rows<T>,  &quantize<T>,       int8_product_of<T>(), product_of<T>()};
+        &embed_tokens<T>,     &add_layer_norm<T>,   &write_keys_values<T>,
+        &ragged_attention<T>, &halting_step<T>,     &finish_rows<T>,
+        &quantize<T>,         int8_product_of<T>(), product_of<T>()};
     return all;
 }
 template const Kernels<float>& kernels<float>();

@@ -1,5 +1,4 @@
-// The CPU kernels' arguments. Plain pointers and sizes; rows may be slices of wider tensors, so
-// each matrix comes with its row stride in elements. What each computes:
+// The CPU kernels' arguments. Plain pointers and sizes. What each computes:
 // albert_act_fast/ops/contracts.py.
 //
 // Every kernel works on a range of its items; the caller splits the items among threads. Results do
@@ -9,17 +8,12 @@
 #include <cstdint>
 
 #include "../semantics/activation_names.h"
+#include "../semantics/matrix.h"
 #include "../semantics/numbers.h"
 
 namespace albert_act_fast::cpu {
 
-template <class T>
-struct Matrix {
-    T* data;
-    int64_t stride;
-
-    T* row(int64_t r) const { return data + r * stride; }
-};
+using albert_act_fast::Matrix;
 
 template <class T>
 struct LayerNorm {
@@ -43,17 +37,6 @@ struct AddLayerNorm {
     LayerNorm<T> norm;
     Matrix<T> out;
     int64_t width;
-};
-
-template <class T>
-struct RaggedAttention {
-    Matrix<const T> queries, keys, values;
-    const int64_t *query_offsets, *key_offsets, *token_index, *positions;
-    int64_t head_size;
-    Matrix<const T> distance_embedding;  // data is null where positions are absolute
-    int64_t distances;                   // its rows
-    bool key_distances;
-    Matrix<T> out;
 };
 
 template <class T>
@@ -84,12 +67,15 @@ struct HaltingStep {
 // depth as fit the instruction that multiplies them: one float, two bfloat16 or four int8. What is
 // missing to full words and panels is 0.
 constexpr int64_t kPanel = 32;
+inline int64_t panels_of(int64_t columns) {
+    return (columns + kPanel - 1) / kPanel;
+}
 
-struct BFloat16Pair {
+struct __attribute__((may_alias)) BFloat16Pair {
     uint32_t bits;
 };
 // Of weights four int8; of activations four uint8, which are int8 plus 128.
-struct Int8Quad {
+struct __attribute__((may_alias)) Int8Quad {
     uint32_t bits;
 };
 
@@ -100,6 +86,76 @@ struct WordOf {
 template <>
 struct WordOf<BFloat16> {
     using type = BFloat16Pair;
+};
+
+// What a key or value is kept in: words of two neighbours for bfloat16, so that the instruction for
+// bfloat16 products reads them as they are, else one number for each.
+template <class T>
+struct KeyWordOf {
+    using type = Arithmetic<T>;
+    using element = Arithmetic<T>;
+};
+template <>
+struct KeyWordOf<BFloat16> {
+    using type = BFloat16Pair;
+    using element = BFloat16;
+};
+
+// The keys and values of all heads and sequences, in panels as weights are: attention then is two
+// products by panels. A sequence's keys and values of one head lie together.
+//   keys: panels of kPanel keys, through the depth of a head;
+//   values: panels of kPanel columns of the head, through the sequence's keys, filled up to full
+//   panels of them.
+// What is filled up is 0.
+template <class T>
+struct KeyValueStore {
+    using Word = typename KeyWordOf<T>::type;
+    using Element = typename KeyWordOf<T>::element;
+    static constexpr int64_t kStep = sizeof(Word) / sizeof(Element);
+
+    Element* data;
+    const int64_t* key_offsets;
+    const int64_t* first_panel;  // of each sequence, counted in panels of keys of one head
+    int64_t heads, head_size;
+
+    int64_t key_words() const { return (head_size + kStep - 1) / kStep; }
+    int64_t value_panels() const { return panels_of(head_size); }
+    int64_t panel_elements() const {
+        return (key_words() * kStep + value_panels() * kPanel) * kPanel;
+    }
+    int64_t elements(int64_t sequences) const {
+        return first_panel[sequences] * heads * panel_elements();
+    }
+    int64_t panels(int64_t b) const { return first_panel[b + 1] - first_panel[b]; }
+    Element* keys(int64_t b, int64_t head) const {
+        return data + (first_panel[b] * heads + head * panels(b)) * panel_elements();
+    }
+    Element* values(int64_t b, int64_t head) const {
+        return keys(b, head) + panels(b) * key_words() * kStep * kPanel;
+    }
+    // Numbers from one panel of values to the next.
+    int64_t value_stride(int64_t b) const { return panels(b) * kPanel * kPanel; }
+};
+
+// Rows of keys and values to their places in the store.
+template <class T>
+struct WriteKeysValues {
+    Matrix<const T> keys, values;
+    int64_t rows;
+    const int64_t* token_index;  // of each row
+    const int64_t* sequence;     // of each token
+    KeyValueStore<T> store;
+};
+
+template <class T>
+struct RaggedAttention {
+    Matrix<const T> queries;
+    const int64_t *query_offsets, *token_index, *positions;
+    KeyValueStore<T> store;
+    Matrix<const T> distance_embedding;  // data is null where positions are absolute
+    int64_t distances;                   // its rows
+    bool key_distances;
+    Matrix<T> out;
 };
 
 // out = activation(x W^T + bias), x in words of the weights' kind.
@@ -118,12 +174,9 @@ struct Product {
 };
 
 // Rows that are multiplied by a panel before the next panel's turn: they stay in cache.
-constexpr int64_t kRowChunk = 48;
+constexpr int64_t kRowChunk = 96;
 inline int64_t row_chunks(int64_t rows) {
     return (rows + kRowChunk - 1) / kRowChunk;
-}
-inline int64_t panels_of(int64_t columns) {
-    return (columns + kPanel - 1) / kPanel;
 }
 
 // Rows to uint8: x = scale (u - 128), scale = the row's largest magnitude / 127.
@@ -149,6 +202,8 @@ template <class T>
 struct Kernels {
     void (*embed_tokens)(const EmbedTokens<T>&, int64_t begin, int64_t end);     // rows
     void (*add_layer_norm)(const AddLayerNorm<T>&, int64_t begin, int64_t end);  // rows
+    // By heads, not by rows: two neighbouring rows' values may share a word.
+    void (*write_keys_values)(const WriteKeysValues<T>&, int64_t begin, int64_t end);
     // items: three numbers each, the sequence, its first query of at most kQueryBlock, the head
     void (*ragged_attention)(const RaggedAttention<T>&, const int64_t* items, int64_t begin,
                              int64_t end);

@@ -60,6 +60,7 @@ def test_json_document(document, checkpoint):
         "implementation",
         "device",
         "dtype",
+        "quantization",
         "versions",
         "batch_size",
         "texts",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.models import random_model
 
-from albert_act_fast import AlbertActForSequenceClassification
+from albert_act_fast import AlbertActForSequenceClassification, native
 from albert_act_fast.glue import evaluate as evaluate_task
 from albert_act_fast.ops import torch_ops
 from albert_act_fast.tokenizer import load_tokenizer
@@ -51,6 +51,28 @@ def test_the_document_holds_what_the_library_computes(command, sentiment):
     assert row["differing_predictions"] == []
     assert row["published_albert_act_base"] == {"accuracy": 87.8}
     assert document["not_run"] == {}
+
+
+@pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
+def test_int8_is_compared_with_full_precision(command, sentiment):
+    result = command(*arguments("sst-2", sentiment, "--quantization", "int8", "--json"))
+    (row,) = json.loads(result.stdout)["rows"]
+    assert (row["dtype"], row["quantization"]) == ("float32", "int8")
+    model = AlbertActForSequenceClassification.from_pretrained(sentiment).quantize("int8")
+    rounded, full = (
+        evaluate_task(model, load_tokenizer(), "sst-2", GLUE, name) for name in ("cpp", "reference")
+    )
+    difference = (rounded.logits - full.logits).abs().max().item()
+    assert row["largest_logit_difference"] == pytest.approx(difference, rel=1e-6)
+    assert difference > 1e-5
+
+
+def test_int8_is_refused_where_it_cannot_be_computed(command, sentiment):
+    result = command(
+        *arguments("sst-2", sentiment, "--quantization", "int8", "--implementation", "torch")
+    )
+    assert result.exit_code == 2
+    assert "--quantization: got 'int8', which only implementation 'cpp'" in result.stderr
 
 
 def test_the_table_shows_both_sides(command, sentiment):

@@ -27,7 +27,9 @@ def test_json_report(command):
     assert len(report["cuda"]["devices"]) == torch.cuda.device_count()
     assert report["implementations"]["cpu"] == implementations.availability("cpu")
     assert report["auto"]["cpu"] == implementations.choose(device="cpu").name
-    assert set(report["built"]) == {"native libraries", "Triton kernels"}
+    assert set(report["built"]) == {"native libraries", "CUDA operators", "Triton kernels"}
+    cuda = (native.build_info() or {"cuda": ""})["cuda"]
+    assert report["built"]["CUDA operators"] == ([cuda] if cuda else [])
 
 
 def test_reasons_are_shown(command, monkeypatch):
@@ -36,6 +38,14 @@ def test_reasons_are_shown(command, monkeypatch):
     lines = [line.split() for line in command("info").stdout.splitlines()]
     assert ["cpp", "no:", "it", "was", "not", "built"] in lines
     assert ["torch", "available"] in lines
+
+
+def test_the_triton_engine_says_why_it_captures_no_graphs(command, monkeypatch):
+    if not torch.cuda.is_available():
+        assert "CUDA graphs  no: there are no CUDA graphs on cpu" in command("info").stdout
+    monkeypatch.setenv("ALBERT_ACT_FAST_CUDA_GRAPHS", "0")
+    assert "no: ALBERT_ACT_FAST_CUDA_GRAPHS=0" in command("info").stdout
+    assert json.loads(command("info", "--json").stdout)["cuda_graphs"] is not None
 
 
 def test_package_that_is_not_installed(command, monkeypatch):

@@ -57,7 +57,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    pip("wheel", "--no-deps", "--no-build-isolation", "-w", folder, source, cwd=folder)
+    one_gpu = {"ALBERT_ACT_FAST_CUDA_ARCHITECTURES": "90"} if shutil.which("nvcc") else {}
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", folder, source, cwd=folder, **one_gpu)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -124,6 +125,16 @@ def test_wheel_holds_the_cpp_operators_where_there_is_a_compiler(wheel: Path) ->
         pytest.skip("no C++ compiler on the PATH")
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.startswith("albert_act_fast/_cpp_ops.") for name in archive.namelist())
+
+
+def test_wheel_holds_the_cuda_operators_where_there_is_nvcc(wheel: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc on the PATH")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.startswith("albert_act_fast/_cpp_ops.")]
+        library = archive.read(name)
+    assert b" for sm_90 and PTX for newer ones" in library  # what `info` tells
+    assert b"halting_step.cuda" in library
 
 
 @pytest.mark.parametrize(

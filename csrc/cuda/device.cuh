@@ -1,0 +1,98 @@
+// What the kernels use of a GPU beyond plain CUDA C++. Without nvcc they compile as C++ after
+// tests/cuda/simt.h, which brings the same names and runs them on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "../semantics/annotations.h"
+
+#if defined(__CUDACC__)
+
+// One object for each block.
+#define AAF_SHARED(Type, name) __shared__ Type name
+
+namespace albert_act_fast::cuda {
+
+// Ordered with all memory accesses, by whatever thread, that the other side's access is ordered
+// with. `volatile` and the memory clobber keep the compiler from moving accesses across.
+__device__ __forceinline__ uint64_t load_acquire(const uint64_t* from) {
+    uint64_t value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void store_release(uint64_t* to, uint64_t value) {
+    asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ uint64_t add_acquire_release(uint64_t* to, uint64_t value) {
+    uint64_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;"
+                 : "=l"(before)
+                 : "l"(to), "l"(value)
+                 : "memory");
+    return before;
+}
+
+// Null, or what the runtime says against the launch.
+template <class Args>
+const char* launch(void (*kernel)(Args), dim3 grid, int threads, const Args& args, void* stream) {
+    kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(args);
+    const cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace albert_act_fast::cuda
+
+#elif !defined(SIMT_ON_CPU)
+#error "compile with nvcc, or after tests/cuda/simt.h"
+#endif
+
+namespace albert_act_fast::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+// Of every block.
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ int lane() {
+    return int(threadIdx.x) % kWarp;
+}
+
+// The same bits in every lane: the two sums that meet at each step are the same two.
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int step = kWarp / 2; step > 0; step /= 2)
+        value += __shfl_xor_sync(kAllLanes, value, step);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(kAllLanes, value, step);
+        value = other > value ? other : value;
+    }
+    return value;
+}
+
+// By a whole warp: how many of the ascending `values` are below `bound`, 32 looked at at a time.
+__device__ __forceinline__ int64_t count_below(const int64_t* values, int64_t count,
+                                               int64_t bound) {
+    int64_t begin = 0, end = count;  // values[begin - 1] < bound <= values[end]
+    while (end > begin) {
+        const int64_t step = (end - begin + kWarp - 1) / kWarp;
+        const int64_t probe = begin + (lane() + 1) * step - 1;
+        const bool below = probe < end && values[probe] < bound;
+        const int full = __popc(__ballot_sync(kAllLanes, below));
+        const int64_t above = begin + (full + 1) * step - 1;
+        begin += full * step;
+        end = above < end ? above : end;
+    }
+    return begin;
+}
+
+// Rows that are live.
+__device__ __forceinline__ int64_t live_rows(const int64_t* row_count, int64_t rows) {
+    return row_count == nullptr ? rows : *row_count;
+}
+
+}  // namespace albert_act_fast::cuda

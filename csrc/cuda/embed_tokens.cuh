@@ -1,0 +1,42 @@
+// out = LayerNorm(word + token type + position). Reads three rows of tables and writes one row.
+#pragma once
+
+#include "layouts.cuh"
+
+namespace albert_act_fast::cuda {
+
+template <class L>
+__global__ void __launch_bounds__(kThreads)
+    embed_tokens_kernel(const __grid_constant__ EmbedTokens<typename L::T> args) {
+    const int64_t live = live_rows(args.row_count, args.rows);
+    const int64_t first = int64_t(blockIdx.x) * L::kRows, r = first + row_of_thread<L>();
+    if (first >= live) return;
+    AAF_SHARED(NormSums, sums);
+    Row<L> row{};
+    if (r < live) {
+        add_row<L>(args.word.row(args.token_ids[r]), args.width, row);
+        add_row<L>(args.token_type.row(args.token_type_ids[r]), args.width, row);
+        if (args.position.data != nullptr)
+            add_row<L>(args.position.row(args.position_ids[r]), args.width, row);
+    }
+    normalize<L>(args.norm, args.width, sums, row);
+    if (r < live) store_row<L>(rounded<L>(row), args.width, args.out.row(r));
+}
+
+template <class T>
+const char* embed_tokens(const EmbedTokens<T>& args, void* stream) {
+    if (args.rows == 0 || args.width == 0) return nullptr;
+    const Alignment alignment = Alignment(args.width * int64_t(sizeof(T)))
+                                    .add(args.word)
+                                    .add(args.token_type)
+                                    .add(args.position)
+                                    .add(args.norm)
+                                    .add(args.out);
+    return for_layout<T>(args.width, alignment, [&](auto layout) {
+        using L = decltype(layout);
+        return launch(embed_tokens_kernel<L>, dim3(blocks(args.rows, L::kRows)), kThreads, args,
+                      stream);
+    });
+}
+
+}  // namespace albert_act_fast::cuda
