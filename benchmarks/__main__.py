@@ -1,0 +1,221 @@
+"""The benchmarks' command: `python benchmarks --help`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from suite.cases import SELECTIONS, committed_rows, selected
+from suite.commits import install, run_with
+from suite.compare import compare_rows
+from suite.inputs import ROOT
+from suite.machine import facts
+from suite.memory import measure_here
+from suite.rows import append_row, read_rows
+from suite.runner import Runner
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Device = Annotated[str, typer.Option(help='"cpu" or "cuda".')]
+Threads = Annotated[int | None, typer.Option(help="Compute threads; default PyTorch's.")]
+
+
+@app.callback()
+def about() -> None:
+    """Measure the engine against the plain loop and against peers, and show what was measured."""
+
+
+@app.command("list")
+def list_selections() -> None:
+    """The selections and their cases."""
+    for name, (what, cases) in SELECTIONS.items():
+        typer.echo(f"{name}: {what}")
+        for case in cases:
+            typer.echo(f"    {case.name}")
+    typer.echo("operators: each operator against its floor")
+    typer.echo("training: a training step")
+    typer.echo("cpu: all of these but quick and gpu")
+
+
+@app.command()
+def run(
+    selection: Annotated[str, typer.Argument(help="See `list`.")] = "cpu",
+    output: Annotated[Path, typer.Option(help="Rows, one JSON object a line.")] = Path(
+        "build/benchmarks/rows.jsonl"
+    ),
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Only this one, beside the reference; repeatable.")
+    ] = None,
+    case: Annotated[str | None, typer.Option(help="Only cases whose name holds this.")] = None,
+    effort: Annotated[float, typer.Option(help="Multiplies the time spent on timing.")] = 1.0,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Measure a selection and write its rows. Fails if a variant's results are wrong."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        cases = [c for c in selected(selection) if case is None or case in c.name]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.unlink(missing_ok=True)
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(
+            Path(folder),
+            lambda row: append_row(output, row),
+            device=device,
+            only=variant,
+            effort=effort,
+            memory=memory,
+            console=console,
+        )
+        console.print(", ".join(f"{k} {v}" for k, v in facts(device).items()))
+        for number, one in enumerate(cases, 1):
+            console.print(f"case {number} of {len(cases)}")
+            console.print(case_table(runner.run(one)))
+        if selection in ("operators", "cpu") and case is None:
+            runner.run_operators()
+        if selection in ("training", "cpu") and case is None:
+            console.print(case_table(runner.run_training()))
+    console.print(f"rows in {output}")
+    if runner.wrong:
+        raise typer.Exit(1)
+
+
+def case_table(rows: list[dict]) -> Table:
+    """A case's rows for reading."""
+    table = Table(caption="\n".join(f"{v}: {why}" for v, why in _left_out(rows)))
+    for column in ("variant", "seconds", "speed-up", "work saved", "of peak", "memory", "error"):
+        table.add_column(column)
+    for row in rows:
+        if "seconds" not in row:
+            continue
+        memory, share = row.get("peak_memory"), row.get("kernel_efficiency")
+        table.add_row(
+            row["variant"],
+            f"{row['seconds']:.4f}",
+            f"{row['speed_up']:.2f}x",
+            f"{row['work_saved']:.2f}x",
+            f"{share:.0%}" if share else "",
+            f"{memory / 2**20:.0f} MiB" if memory else "",
+            f"{row['error']:.1e}",
+        )
+    return table
+
+
+@app.command()
+def report(
+    rows: Annotated[Path | None, typer.Argument(help="Default: the committed ones.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("build/benchmarks"),
+    documents: Annotated[
+        bool, typer.Option(help="Also make the tables of README.md and docs/performance.md anew.")
+    ] = False,
+) -> None:
+    """Make pictures and a page of measured rows."""
+    from suite.report import fill_documents, write_report  # Matplotlib is for this alone
+
+    measured = _read(rows or committed_rows())
+    typer.echo(write_report(measured, output))
+    if documents:
+        fill_documents(measured)
+
+
+@app.command()
+def full(
+    threads: Threads = None,
+    effort: Annotated[float, typer.Option(help="Multiplies the time spent on timing.")] = 1.0,
+) -> None:
+    """Measure selection cpu into the committed rows, and make page, pictures and tables of them.
+
+    Takes about a quarter of an hour, on a machine that does nothing else.
+    """
+    fresh = Path("build/benchmarks/cpu.jsonl")
+    run("cpu", output=fresh, threads=threads, effort=effort)
+    committed_rows().parent.mkdir(exist_ok=True)
+    committed_rows().write_bytes(fresh.read_bytes())
+    report(output=ROOT / "docs/performance", documents=True)
+
+
+@app.command()
+def compare(old: Path, new: Path) -> None:
+    """Compare two files of rows by their speed-ups over the reference loop. Fails if one fell by
+    more than the noise, or lost its time."""
+    try:
+        changes = compare_rows(_read(old), _read(new))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    table = Table()
+    for column in ("case", "variant", "old", "new", "change", "limit", ""):
+        table.add_column(column)
+    for change in changes:
+        both = change.old and change.new
+        table.add_row(
+            change.case,
+            change.variant,
+            f"{change.old:.2f}x" if change.old else "",
+            f"{change.new:.2f}x" if change.new else "",
+            f"{change.new / change.old - 1:+.0%}" if both else "",
+            f"-{change.limit:.0%}",
+            f"[red]regression[/red] {change.reason}" if change.is_regression else "",
+        )
+    Console().print(table)
+    if any(change.is_regression for change in changes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def commits(
+    base: Annotated[str, typer.Argument(help="A commit to compare with.")],
+    head: Annotated[str, typer.Argument(help="The commit that is judged.")] = "HEAD",
+    selection: str = "targets",
+    case: str | None = None,
+    effort: float = 1.0,
+) -> None:
+    """Build two commits, run this suite over both, and compare. Needs what the package's build
+    needs; several minutes."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, commit in (("old", base), ("new", head)):
+            typer.echo(f"building {commit}")
+            (Path(folder) / name).mkdir()
+            site = install(commit, Path(folder) / name)
+            rows.append(Path(folder) / f"{name}.jsonl")
+            command = ["run", selection, "--output", str(rows[-1]), "--effort", str(effort)]
+            command += ["--no-memory", *(["--case", case] if case else [])]
+            if run_with(site, command) != 0 and not rows[-1].exists():
+                raise typer.Exit(1)
+        compare(*rows)
+
+
+def _read(path: Path) -> list[dict]:
+    try:
+        return read_rows(path)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _left_out(rows: list[dict]) -> list[tuple[str, str]]:
+    return [(r["variant"], r.get("skipped") or r["wrong"]) for r in rows if "seconds" not in r]
+
+
+@app.command(hidden=True)
+def memory(
+    case: str, variant: str, folder: Path, device: Device = "cpu", threads: Threads = None
+) -> None:
+    """Peak memory of one variant in this process: what `run` starts for each."""
+    if threads:
+        torch.set_num_threads(threads)
+    typer.echo(json.dumps({"peak_memory": measure_here(case, variant, folder, device)}))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,71 @@
+"""Peak memory of one variant, in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from suite.cases import case_named
+from suite.inputs import ROOT
+from suite.models import model_folder, model_of
+from suite.variants import all_variants
+
+
+def peak_memory(case: str, variant: str, folder: Path, device: str) -> int | None:
+    """Bytes that loading and running the variant adds to the process, at their highest in a call
+    after the first; on a GPU its memory, else resident memory. None where the system does not say.
+
+    Raises:
+        RuntimeError: the measuring process failed.
+    """
+    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return None
+    command = [sys.executable, str(ROOT / "benchmarks"), "memory", case, variant, str(folder)]
+    command += ["--device", device, "--threads", str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"peak memory of {variant}, {case}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])["peak_memory"]
+
+
+def measure_here(case: str, variant: str, folder: Path, device: str) -> int:
+    """The same in this process, which must not have run anything before."""
+    on_cpu = device == "cpu"
+    chosen, batch = case_named(case), case_named(case).inputs().to(device)
+    gc.collect()
+    if on_cpu:
+        _give_back_free_memory()
+    before = _resident("VmRSS") if on_cpu else 0
+    # torch.inference_mode keeps autograd's bookkeeping out.
+    with torch.inference_mode():
+        model = model_of(chosen, folder, device)
+        call = all_variants()[variant].prepare(model, batch, model_folder(chosen, folder))
+        del model
+        call()
+        gc.collect()
+        if on_cpu:
+            _give_back_free_memory()
+            Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
+        else:
+            torch.cuda.reset_peak_memory_stats(device)
+        call()
+    return _resident("VmHWM") - before if on_cpu else torch.cuda.max_memory_allocated(device)
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(field)]
+    return int(line.split()[1]) * 1024
+
+
+def _give_back_free_memory() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return  # not glibc

@@ -1,0 +1,95 @@
+"""The report on measured rows: pictures, one HTML page, the tables in the documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from suite.inputs import ROOT
+from suite.plots import draw_all, timed
+from suite.rows import FIELDS
+from suite.tables import TABLES, fill_file, where
+
+# Documents whose tables are made of the committed rows.
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; font-size: 13px; margin: 1rem 0 }
+td, th { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: left }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+img { max-width: 100% } .why { color: #777 }
+</style></head><body>
+<h1>albert_act_fast: benchmarks</h1>
+<p>{{ where }} Speed-ups are medians over interleaved rounds of the reference loop's seconds over
+the variant's. How to read them: docs/performance.md.</p>
+{% for file, caption in pictures %}<h2>{{ caption }}</h2>
+<img src="{{ file }}" alt="{{ caption }}">
+{% endfor %}
+{% for title, header, lines in tables %}<h2>{{ title }}</h2>
+<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for line in lines %}<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endfor %}
+<h2>All rows</h2>
+<table><tr><th>case</th><th>variant</th><th>ms</th><th>quartiles</th><th>speed-up</th>
+<th>work saved</th><th>useful GFLOP/s</th><th>of peak</th><th>memory, MiB</th><th>error</th></tr>
+{% for r in rows %}<tr><td>{{ r.case }}</td><td>{{ r.variant }}</td>
+{% if r.seconds is defined %}<td class="n">{{ "%.2f"|format(1000 * r.seconds) }}</td>
+<td class="n">{{ "%.2f"|format(1000 * r.seconds_low) }} to
+{{ "%.2f"|format(1000 * r.seconds_high) }}</td>
+<td class="n">{{ "%.2f"|format(r.speed_up) }}</td>
+<td class="n">{{ r.work_saved if r.work_saved is defined else "" }}</td>
+<td class="n">{{ "%.0f"|format(r.useful_flops / 1e9) if r.useful_flops else "" }}</td>
+<td class="n">{{ "%.0f %%"|format(100 * r.share_of_peak) if r.share_of_peak else "" }}</td>
+<td class="n">{{ "%.0f"|format(r.peak_memory / 1048576) if r.peak_memory else "" }}</td>
+<td class="n">{{ "%.1e"|format(r.error) if r.error is defined else "" }}</td>
+{% else %}<td class="why" colspan="8">{{ r.skipped or r.wrong }}</td>{% endif %}</tr>
+{% endfor %}</table>
+<h2>What a row holds</h2>
+<dl>{% for field, meaning in fields.items() %}<dt><b>{{ field }}</b></dt><dd>{{ meaning }}</dd>
+{% endfor %}</dl>
+</body></html>
+"""
+_TITLES = {
+    "speed-ups": "Speed-ups",
+    "peers": "Everyone on 8 x 128 tokens",
+    "fits": "Time against running rows",
+}
+
+
+def write_report(rows: list[dict], folder: Path) -> Path:
+    """Pictures and index.html of the rows; returns the page.
+
+    Raises:
+        ValueError: no row of a model was timed.
+    """
+    if not timed(rows):
+        raise ValueError("none of the rows is a model's with a time.")
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [(title, *_parsed(TABLES[name](rows))) for name, title in _TITLES.items()]
+    page = jinja2.Environment(autoescape=True).from_string(_TEMPLATE)
+    text = page.render(
+        where=where(rows),
+        pictures=draw_all(rows, folder),
+        tables=[table for table in tables if table[2]],
+        rows=rows,
+        fields=FIELDS,
+    )
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return folder / "index.html"
+
+
+def _parsed(table: str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a Markdown table."""
+    cells = [
+        [cell.strip().replace("`", "") for cell in line.strip("|\n").split("|")]
+        for line in table.splitlines()
+    ]
+    return cells[0], cells[2:]
+
+
+def fill_documents(rows: list[dict]) -> None:
+    for document in DOCUMENTS:
+        fill_file(document, rows)
