@@ -48,9 +48,9 @@ class Stopwatch {
     std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// Rows that the wide inner layer takes at a time where its products are the engine's own: what it
-// gives then stays in cache, and takes little memory.
-constexpr int64_t kInnerRows = 4 * cpu::kRowChunk;
+// Rows that a wide product takes at a time, if it is the engine's own, before what it gives is
+// used: that then stays in cache, and takes little memory.
+constexpr int64_t kChunk = 4 * cpu::kRowChunk;
 
 template <class T>
 struct Workspace {
@@ -78,9 +78,8 @@ class EngineOf : public Engine {
   public:
     EngineOf(const Layer& layer, Weights weights, bool library)
         : width_(layer.query[0].shape[0]),
-          projections_(
-              {parameters<T>(layer.key), parameters<T>(layer.value), parameters<T>(layer.query)},
-              weights, library),
+          keys_values_({parameters<T>(layer.key), parameters<T>(layer.value)}, weights, library),
+          queries_({parameters<T>(layer.query)}, weights, library),
           dense_({parameters<T>(layer.dense)}, weights, library),
           ffn_({parameters<T>(layer.ffn)}, weights, library),
           ffn_output_({parameters<T>(layer.ffn_output)}, weights, library),
@@ -108,7 +107,8 @@ class EngineOf : public Engine {
     }
 
     size_t packed_bytes() const override {
-        return projections_.bytes() + dense_.bytes() + ffn_.bytes() + ffn_output_.bytes();
+        return keys_values_.bytes() + queries_.bytes() + dense_.bytes() + ffn_.bytes() +
+               ffn_output_.bytes();
     }
 
     size_t workspace_bytes() const override {
@@ -143,7 +143,7 @@ class EngineOf : public Engine {
     }
 
     int64_t width_;
-    Linear<T> projections_, dense_, ffn_, ffn_output_;
+    Linear<T> keys_values_, queries_, dense_, ffn_, ffn_output_;
     std::vector<T> attention_norm_[2], output_norm_[2], halting_[2], distance_embedding_;
     int64_t heads_, distances_ = 0;
     Activation activation_;
@@ -157,24 +157,33 @@ template <class T>
 cpu::Matrix<T> EngineOf<T>::project(const cpu::Matrix<T>& moved, int64_t moved_rows, int64_t rows,
                                     const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
                                     Workspace<T>& space, Stopwatch& watch) const {
-    cpu::Matrix<T> keys, queries;
-    if (projections_.is_own(moved_rows)) {
-        const int64_t stride = projections_.own_stride();
-        keys = {space.products.template of<T>(moved_rows * stride), stride};
-        projections_.own(moved, moved_rows, Activation::none, keys, space.quantized);
-        queries = {keys.data + 2 * width_, stride};
-    } else {
-        keys = projections_.library(moved, moved_rows, Activation::none, space.projected, 0, 2);
-        queries = projections_.library(moved, rows, Activation::none, space.queries, 2, 1);
+    const auto write = [&](const cpu::Matrix<T>& keys, int64_t first, int64_t count) {
+        watch.lap(space.seconds.products);
+        write_keys_values<T>({{keys.data, keys.stride},
+                              {keys.data + width_, keys.stride},
+                              count,
+                              moved_index + first,
+                              space.store.sequence.template of<int64_t>(0),
+                              store});
+        watch.lap(space.seconds.attention);
+    };
+    if (!keys_values_.is_own(moved_rows)) {
+        write(keys_values_.library(moved, moved_rows, Activation::none, space.projected), 0,
+              moved_rows);
+        return queries_.library(moved, rows, Activation::none, space.queries);
     }
+    const int64_t count = std::min(moved_rows, kChunk), stride = keys_values_.own_stride();
+    T* const memory = space.products.template of<T>(count * stride + rows * queries_.own_stride());
+    for (int64_t first = 0; first < moved_rows; first += count) {
+        const cpu::Matrix<T> keys{memory, stride};
+        const int64_t these = std::min(count, moved_rows - first);
+        keys_values_.own({moved.row(first), moved.stride}, these, Activation::none, keys,
+                         space.quantized);
+        write(keys, first, these);
+    }
+    const cpu::Matrix<T> queries{memory + count * stride, queries_.own_stride()};
+    queries_.own(moved, rows, Activation::none, queries, space.quantized);
     watch.lap(space.seconds.products);
-    write_keys_values<T>({{keys.data, keys.stride},
-                          {keys.data + width_, keys.stride},
-                          moved_rows,
-                          moved_index,
-                          space.store.sequence.template of<int64_t>(0),
-                          store});
-    watch.lap(space.seconds.attention);
     return queries;
 }
 
@@ -185,7 +194,7 @@ cpu::Matrix<T> EngineOf<T>::feed_forward(const cpu::Matrix<T>& input, int64_t ro
     const bool own = ffn_.is_own(rows) && ffn_output_.is_own(rows);
     // An inner layer of oneDNN's reads as many rows as that rounds up to.
     const int64_t capacity = own ? rows : rounded_up(rows, kScalarType<T>);
-    const int64_t inner_rows = own && rows > kInnerRows ? kInnerRows : capacity;
+    const int64_t inner_rows = own && rows > kChunk ? kChunk : capacity;
     T* const memory =
         space.products.template of<T>(capacity * stride + inner_rows * ffn_.own_stride());
     T* const inner_memory = memory + capacity * stride;

@@ -57,9 +57,7 @@ cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offset
 
 template <class T>
 void write_keys_values(const cpu::WriteKeysValues<T>& args) {
-    const int64_t heads = args.store.heads;
-    const int64_t grain = std::max<int64_t>(1, heads * kGrain / std::max<int64_t>(1, args.rows));
-    torch::stable::parallel_for(0, heads, grain, [&](int64_t begin, int64_t end) {
+    for_rows(args.rows, [&](int64_t begin, int64_t end) {
         cpu::kernels<T>().write_keys_values(args, begin, end);
     });
 }

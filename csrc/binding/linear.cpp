@@ -95,12 +95,11 @@ int64_t rounded_up(int64_t rows, ScalarType dtype) {
 template <class T>
 Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool library)
     : inputs_(layers[0].inputs), weights_(weights), library_(library) {
-    for (const auto& layer : layers) boundaries_.push_back(outputs_ += layer.outputs);
+    for (const auto& layer : layers) outputs_ += layer.outputs;
     float* bias = bias_.of<float>(cpu::panels_of(outputs_) * cpu::kPanel);
-    for (size_t l = 0; l < layers.size(); ++l)
-        for (int64_t n = 0; n < layers[l].outputs; ++n)
-            bias[boundaries_[l] + n] = load(layers[l].bias[n]);
     bias_data_ = bias;
+    for (const auto& layer : layers)
+        for (int64_t n = 0; n < layer.outputs; ++n) *bias++ = load(layer.bias[n]);
     weights == Weights::int8 ? pack_int8(layers) : pack(layers);
 }
 
@@ -109,12 +108,12 @@ void Linear<T>::pack(const std::vector<Parameters<T>>& layers) {
     constexpr int64_t step = sizeof(Word) / sizeof(T);
     depth_ = (inputs_ + step - 1) / step;
     T* panels = panels_.of<T>(cpu::panels_of(outputs_) * cpu::kPanel * depth_ * step);
-    for (size_t l = 0; l < layers.size(); ++l)
-        for (int64_t n = 0; n < layers[l].outputs; ++n) {
-            const int64_t column = boundaries_[l] + n;
+    int64_t column = 0;
+    for (const auto& layer : layers)
+        for (int64_t n = 0; n < layer.outputs; ++n, ++column) {
             T* to = panels + first_word(column) * step;
             for (int64_t k = 0; k < inputs_; ++k)
-                to[k / step * cpu::kPanel * step + k % step] = layers[l].weight[n * inputs_ + k];
+                to[k / step * cpu::kPanel * step + k % step] = layer.weight[n * inputs_ + k];
         }
 }
 
@@ -126,10 +125,10 @@ void Linear<T>::pack_int8(const std::vector<Parameters<T>>& layers) {
     int8_t* panels = panels_.of<int8_t>(columns * depth_ * 4);
     float* scales = column_scale_.of<float>(columns);
     int32_t* sums = column_sum_.of<int32_t>(columns);
-    for (size_t l = 0; l < layers.size(); ++l)
-        for (int64_t n = 0; n < layers[l].outputs; ++n) {
-            const int64_t column = boundaries_[l] + n;
-            const T* weight = layers[l].weight + n * inputs_;
+    int64_t column = 0;
+    for (const auto& layer : layers)
+        for (int64_t n = 0; n < layer.outputs; ++n, ++column) {
+            const T* weight = layer.weight + n * inputs_;
             float largest = 0, poison = 0;
             for (int64_t k = 0; k < inputs_; ++k) {
                 largest = std::max(largest, std::fabs(load(weight[k])));
@@ -202,37 +201,35 @@ void Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation
     }
 }
 
-// Outputs `first` to `first + count` of the packed weights, unpacked again.
+// The packed weights, unpacked again.
 template <class T>
-void Linear<T>::unpack(int64_t first, int64_t count, T* dense) const {
+void Linear<T>::unpack(T* dense) const {
     constexpr int64_t step = sizeof(Word) / sizeof(T);
-    for (int64_t n = 0; n < count; ++n) {
-        const T* from = static_cast<const T*>(panels_.data()) + first_word(first + n) * step;
+    for (int64_t n = 0; n < outputs_; ++n) {
+        const T* from = static_cast<const T*>(panels_.data()) + first_word(n) * step;
         for (int64_t k = 0; k < inputs_; ++k)
             dense[n * inputs_ + k] = from[k / step * cpu::kPanel * step + k % step];
     }
 }
 
 template <class T>
-const typename Linear<T>::Packed& Linear<T>::packed(int first, int layers) const {
+const typename Linear<T>::Packed& Linear<T>::packed() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const Packed& one : packed_)
-        if (one.first == first && one.layers == layers) return one;
-    const int64_t begin = boundaries_[size_t(first)];
-    const int64_t count = boundaries_[size_t(first + layers)] - begin;
-    Buffer dense, bias;
-    unpack(begin, count, dense.of<T>(count * inputs_));
-    T* bias_data = bias.of<T>(count);
-    for (int64_t n = 0; n < count; ++n) store(bias_data_[begin + n], bias_data + n);
-    const Tensor weight = reorder(view(dense.of<T>(0), {count, inputs_}, {inputs_, 1}), 64);
-    packed_.push_back({first, layers, std::move(bias), weight, view(bias_data, {count}, {1})});
-    return packed_.back();
+    if (!packed_.has_value()) {
+        Buffer dense, bias;
+        unpack(dense.of<T>(outputs_ * inputs_));
+        T* bias_data = bias.of<T>(outputs_);
+        for (int64_t n = 0; n < outputs_; ++n) store(bias_data_[n], bias_data + n);
+        const Tensor weight = reorder(view(dense.of<T>(0), {outputs_, inputs_}, {inputs_, 1}), 64);
+        packed_.emplace(Packed{std::move(bias), weight, view(bias_data, {outputs_}, {1})});
+    }
+    return *packed_;
 }
 
 template <class T>
 cpu::Matrix<T> Linear<T>::library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                                  std::optional<Tensor>& holder, int first, int layers) const {
-    const Packed& weights = packed(first, layers);
+                                  std::optional<Tensor>& holder) const {
+    const Packed& weights = packed();
     const Tensor input = view(x.data, {rounded_up(rows, kScalarType<T>), inputs_}, {x.stride, 1});
     holder = linear_pointwise(input, weights.weight, weights.bias, activation);
     return {static_cast<T*>(holder->data_ptr()), holder->size(1)};
@@ -241,12 +238,8 @@ cpu::Matrix<T> Linear<T>::library(const cpu::Matrix<T>& x, int64_t rows, Activat
 template <class T>
 size_t Linear<T>::bytes() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    size_t total = panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes();
-    for (const Packed& one : packed_)  // a copy of the weights each
-        total +=
-            size_t(boundaries_[size_t(one.first + one.layers)] - boundaries_[size_t(one.first)]) *
-            size_t(inputs_) * sizeof(T);
-    return total;
+    const size_t copy = packed_.has_value() ? size_t(outputs_ * inputs_) * sizeof(T) : 0;
+    return panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes() + copy;
 }
 
 template class Linear<float>;

@@ -5,7 +5,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <list>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -53,11 +52,10 @@ class Linear {
     void own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
              const cpu::Matrix<T>& out, QuantizedRows& quantized) const;
 
-    // The same of one layer, or of as many neighbours as `layers` says, by oneDNN, in memory of
-    // its own that `holder` keeps; x must have rounded_up(rows) rows, of `inputs` numbers without
-    // gaps between them.
+    // The same by oneDNN, in memory of its own that `holder` keeps; x must have rounded_up(rows)
+    // rows, of `inputs` numbers without gaps between them.
     cpu::Matrix<T> library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                           std::optional<Tensor>& holder, int first = 0, int layers = 1) const;
+                           std::optional<Tensor>& holder) const;
 
     // Numbers from one row of `own`'s result to the next: not a multiple of a page, where rows
     // would compete for the same places in the cache.
@@ -70,12 +68,11 @@ class Linear {
 
     void pack(const std::vector<Parameters<T>>& layers);
     void pack_int8(const std::vector<Parameters<T>>& layers);
-    void unpack(int64_t first, int64_t count, T* dense) const;
+    void unpack(T* dense) const;
 
     int64_t inputs_, outputs_ = 0, depth_;  // depth in words
     Weights weights_;
     bool library_;
-    std::vector<int64_t> boundaries_{0};  // of the layers among the outputs
     Buffer panels_, bias_, column_scale_, column_sum_;
     const float* bias_data_;
 
@@ -86,13 +83,12 @@ class Linear {
 
     // oneDNN's packing is made when first needed: whoever runs few rows only never pays for it.
     struct Packed {
-        int first, layers;
         Buffer bias_memory;
         Tensor weight, bias;
     };
-    const Packed& packed(int first, int layers) const;
+    const Packed& packed() const;
     mutable std::mutex mutex_;
-    mutable std::list<Packed> packed_;
+    mutable std::optional<Packed> packed_;
 };
 
 }  // namespace albert_act_fast::binding

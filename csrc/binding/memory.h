@@ -1,6 +1,10 @@
 // Memory that the engine keeps from call to call.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,10 +23,7 @@ class Buffer {
         if (bytes > bytes_) {
             memory_.reset();
             bytes_ = 0;
-            void* memory = std::aligned_alloc(64, bytes);
-            if (memory == nullptr) throw std::bad_alloc();
-            memset(memory, 0, bytes);
-            memory_.reset(memory);
+            memory_.reset(zeros(bytes));
             bytes_ = bytes;
         }
         return static_cast<T*>(memory_.get());
@@ -35,6 +36,20 @@ class Buffer {
     struct Free {
         void operator()(void* memory) const { std::free(memory); }
     };
+    static void* zeros(size_t bytes) {
+        // Rows of a product lie pages apart: with small pages their addresses alone cost time.
+        constexpr size_t huge_page = size_t(2) << 20;
+        const size_t alignment = bytes < huge_page ? 64 : huge_page;
+        const size_t whole = (bytes + alignment - 1) / alignment * alignment;
+        void* memory = std::aligned_alloc(alignment, whole);
+        if (memory == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+        // Only a wish. What is behind the last full page stays untouched, so it costs nothing.
+        if (alignment == huge_page) madvise(memory, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+        memset(memory, 0, bytes);
+        return memory;
+    }
     std::unique_ptr<void, Free> memory_;
     size_t bytes_ = 0;
 };

@@ -35,20 +35,16 @@ inline __attribute__((always_inline)) void write_column(const BFloat16* x, int64
     if (size % 2 != 0) column[size / 2 * kPanel].bits = x[size - 1].bits;
 }
 
-// One value into a row of words, or into a half of each.
-template <class T, class Word>
-inline __attribute__((always_inline)) void write_words(const T* x, int64_t size, int64_t,
-                                                       Word* words) {
+// One value into a row of words, or into a half of each; the other halves, which another worker may
+// be writing, are not touched.
+template <class T, class Element>
+inline __attribute__((always_inline)) void write_words(const T* x, int64_t size, Element* words) {
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) words[i] = element_of(x[i]);
 }
-inline __attribute__((always_inline)) void write_words(const BFloat16* x, int64_t size, int64_t key,
-                                                       BFloat16Pair* words) {
-    const int shift = key % 2 * 16;
-    const uint32_t other = 0xFFFF0000u >> shift;
-#pragma omp simd
-    for (int64_t i = 0; i < size; ++i)
-        words[i].bits = (words[i].bits & other) | uint32_t(x[i].bits) << shift;
+inline __attribute__((always_inline)) void write_words(const BFloat16* x, int64_t size,
+                                                       BFloat16* words) {
+    store_every_other(x, size, words);
 }
 
 template <class T>
@@ -57,28 +53,27 @@ void write_keys_values(const WriteKeysValues<T>& args, int64_t begin, int64_t en
     constexpr int64_t step = Store::kStep;
     const Store& store = args.store;
     // Head by head for a few neighbouring rows: the places they go to share cache lines.
-    for (int64_t first = 0; first < args.rows; first += kPanel)
-        for (int64_t head = begin; head < end; ++head)
-            for (int64_t r = first; r < args.rows && r < first + kPanel; ++r) {
+    for (int64_t first = begin; first < end; first += kPanel)
+        for (int64_t head = 0; head < store.heads; ++head)
+            for (int64_t r = first; r < end && r < first + kPanel; ++r) {
                 const int64_t token = args.token_index[r], b = args.sequence[token];
                 const int64_t key = token - store.key_offsets[b], column = head * store.head_size;
                 const T *k = args.keys.row(r) + column, *v = args.values.row(r) + column;
                 auto* keys = reinterpret_cast<typename Store::Word*>(store.keys(b, head));
                 write_column(k, store.head_size,
                              keys + key / kPanel * store.key_words() * kPanel + key % kPanel);
-                auto* values = reinterpret_cast<typename Store::Word*>(store.values(b, head) +
-                                                                       key / step * kPanel * step);
+                auto* values = store.values(b, head) + key / step * kPanel * step + key % step;
                 for (int64_t c = 0; c < store.head_size;
-                     c += kPanel, values += store.value_stride(b) / step) {
+                     c += kPanel, values += store.value_stride(b)) {
                     const int64_t left = store.head_size - c;
-                    write_words(v + c, left < kPanel ? left : kPanel, key, values);
+                    write_words(v + c, left < kPanel ? left : kPanel, values);
                 }
             }
 }
 
 // The block's scores become weights relative to the highest score so far; what follows the block's
 // `count` up to whole panels becomes 0. Returns what earlier sums are to be multiplied by.
-template <class A>
+template <bool kRounded, class A>
 inline __attribute__((always_inline)) A weigh(A* scores, int64_t count, A scale, A& highest,
                                               A& total) {
     A piece = scores[0];
@@ -91,8 +86,9 @@ inline __attribute__((always_inline)) A weigh(A* scores, int64_t count, A scale,
     const Vector<A> now = Vector<A>{} + highest;
     const int64_t columns = panels_of(count) * kPanel;
     for (int64_t j = 0; j < columns; j += kLanes<A>) {
-        const auto exp = [](Vector<A> x)
-                             __attribute__((always_inline)) { return exp_nonpositive(x); };
+        const auto exp = [](Vector<A> x) __attribute__((always_inline)) {
+            return exp_nonpositive<kRounded>(x);
+        };
         store_vector<A>(softmax_weight(load_vector(scores + j) * scale, now, exp), scores + j);
     }
     for (int64_t j = count; j < columns; ++j) scores[j] = 0;
@@ -128,25 +124,20 @@ inline void add_relative(const RaggedAttention<T>& args, int64_t row, int64_t b,
     }
 }
 
-// Numbers to the store's words; nothing to do where a word is a number.
+// Weights to the store's words, whole panels; nothing to do where a word is a number.
 template <class A>
 inline void to_words(const A*, int64_t, A*) {}
-inline __attribute__((always_inline)) void to_words(const float* numbers, int64_t count,
+inline __attribute__((always_inline)) void to_words(const float* weights, int64_t count,
                                                     BFloat16Pair* words) {
-#pragma omp simd
-    for (int64_t w = 0; w < count / 2; ++w) {
-        BFloat16 low, high;
-        store(numbers[2 * w], &low);
-        store(numbers[2 * w + 1], &high);
-        words[w].bits = low.bits | uint32_t(high.bits) << 16;
-    }
+    for (int64_t i = 0; i < count; i += kLanes<float>)
+        store_lanes(load_vector(weights + i), reinterpret_cast<BFloat16*>(words) + i);
 }
 
-// Queries, then scores, are computed in `numbers` and multiplied as `words`, which are the same
+// Scores are computed in `numbers` and, as weights, multiplied as `words`, which are the same
 // memory where a word is a number.
 template <class A, class Word>
-struct Operand {
-    explicit Operand(int64_t count) : memory(count), word_memory(kSame ? 0 : count / 2) {
+struct Scores {
+    explicit Scores(int64_t count) : memory(count), word_memory(kSame ? 0 : count / 2) {
         numbers = memory.data;
         if constexpr (kSame)
             words = numbers;
@@ -166,11 +157,12 @@ struct AttentionScratch {
     using Word = typename KeyValueStore<T>::Word;
     static constexpr int kRows = kRowsAtOnce<A>;
     explicit AttentionScratch(const KeyValueStore<T>& store)
-        : queries(kRows * store.key_words() * store.kStep),
+        : queries(kRows * store.key_words()),
           scores(kRows * kScoreStride),
           contexts(kRows * store.value_panels() * kPanel),
           relative(3 * store.head_size) {}
-    Operand<A, Word> queries, scores;
+    Scratch<Word> queries;
+    Scores<A, Word> scores;
     Scratch<A> contexts, relative;
 };
 
@@ -194,11 +186,11 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
         highest[q] = -A(__builtin_inf());
         total[q] = 0;
         const T* query = args.queries.row(first + q) + head * size;
-        A* to = scratch.queries.numbers + q * key_words * step;
+        Word* words = scratch.queries.data + q * key_words;
+        words[key_words - 1] = {};  // holds half a query's word where `size` is odd
+        auto* to = reinterpret_cast<typename Store::Element*>(words);
 #pragma omp simd
-        for (int64_t i = 0; i < size; ++i) to[i] = load(query[i]);
-        for (int64_t i = size; i < key_words * step; ++i) to[i] = 0;
-        to_words(to, key_words * step, scratch.queries.words + q * key_words);
+        for (int64_t i = 0; i < size; ++i) to[i] = element_of(query[i]);
     }
     for (int64_t from = 0; from < all_keys; from += kKeyBlock) {
         const int64_t keys = all_keys - from < kKeyBlock ? all_keys - from : kKeyBlock;
@@ -206,7 +198,7 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
         const auto* key_panels = reinterpret_cast<const Word*>(store.keys(b, head));
         const auto* value_panels = reinterpret_cast<const Word*>(store.values(b, head));
         for (int64_t p = 0; p < panels; ++p)
-            multiply_rows(count, scratch.queries.words, key_words,
+            multiply_rows(count, scratch.queries.data, key_words,
                           key_panels + (from / kPanel + p) * key_words * kPanel, key_words,
                           scratch.scores.numbers + p * kPanel, kScoreStride, true);
         for (int64_t q = 0; q < count; ++q) {
@@ -214,7 +206,8 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
             if (args.distance_embedding.data != nullptr)
                 add_relative(args, first + q, b, head, from, keys, scale, scratch.relative.data,
                              scores);
-            const A rescale = weigh(scores, keys, scale, highest[q], total[q]);
+            const A rescale =
+                weigh<__is_same(T, BFloat16)>(scores, keys, scale, highest[q], total[q]);
             to_words(scores, panels * kPanel, scratch.scores.words + q * kScoreStride / step);
             if (from > 0)
                 for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= rescale;
@@ -241,10 +234,15 @@ void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int6
         const int64_t stop = args.query_offsets[b + 1];
         const int64_t last = first + kQueryBlock < stop ? first + kQueryBlock : stop;
         for (int64_t r = first; r < last; r += scratch.kRows) {
-            // The next queries lie pages apart, where no processor looks ahead by itself.
-            for (int64_t next = r + scratch.kRows; next < r + 2 * scratch.kRows; ++next)
-                if (next < last)
-                    __builtin_prefetch(args.queries.row(next) + head * args.store.head_size);
+            // The next queries, and the results' places, lie pages apart, where no processor looks
+            // ahead by itself.
+            for (int64_t next = r + scratch.kRows; next < r + 2 * scratch.kRows && next < last;
+                 ++next)
+                for (int64_t i = 0; i < args.store.head_size; i += 64 / int64_t(sizeof(T))) {
+                    const int64_t column = head * args.store.head_size + i;
+                    __builtin_prefetch(args.queries.row(next) + column);
+                    __builtin_prefetch(args.out.row(next) + column, 1);
+                }
             attend_rows(args, b, head, r, last - r < scratch.kRows ? last - r : scratch.kRows,
                         scratch);
         }

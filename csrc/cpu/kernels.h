@@ -200,10 +200,9 @@ using ProductKernel = void (*)(const Product<T, Word>&, int64_t begin, int64_t e
 
 template <class T>
 struct Kernels {
-    void (*embed_tokens)(const EmbedTokens<T>&, int64_t begin, int64_t end);     // rows
-    void (*add_layer_norm)(const AddLayerNorm<T>&, int64_t begin, int64_t end);  // rows
-    // By heads, not by rows: two neighbouring rows' values may share a word.
-    void (*write_keys_values)(const WriteKeysValues<T>&, int64_t begin, int64_t end);
+    void (*embed_tokens)(const EmbedTokens<T>&, int64_t begin, int64_t end);           // rows
+    void (*add_layer_norm)(const AddLayerNorm<T>&, int64_t begin, int64_t end);        // rows
+    void (*write_keys_values)(const WriteKeysValues<T>&, int64_t begin, int64_t end);  // rows
     // items: three numbers each, the sequence, its first query of at most kQueryBlock, the head
     void (*ragged_attention)(const RaggedAttention<T>&, const int64_t* items, int64_t begin,
                              int64_t end);

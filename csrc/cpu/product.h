@@ -28,6 +28,7 @@ template <class T, class Word>
 void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
     constexpr int lanes = kLanes<float>;
     constexpr int rows_at_once = kRowsAtOnce<typename SumOf<Word>::lane>;
+    constexpr bool rounded = __is_same(T, BFloat16);
     alignas(64) typename SumOf<Word>::lane sums[kRowChunk * kPanel];
     const int64_t panels = panels_of(args.columns), chunks = row_chunks(args.rows);
     for (int64_t item = begin; item < end; ++item) {
@@ -37,6 +38,9 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
         const int64_t blocks = (count + rows_at_once - 1) / rows_at_once;
         const int64_t block_depth = blocks == 1 ? args.depth : kDepthBlock;
         const Word* words = args.panels + panel * args.depth * kPanel;
+        // Where the results go lies rows apart: to be there by the time they are known.
+        for (int64_t r = 0; r < count; ++r)
+            __builtin_prefetch(args.out.row(first + r) + panel * kPanel, 1);
         for (int64_t k = 0; k < args.depth; k += block_depth) {
             const int64_t depth = k + block_depth < args.depth ? block_depth : args.depth - k;
             for (int64_t block = 0; block < blocks; ++block) {
@@ -52,17 +56,15 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
                 const Vector<float> linear =
                     unscaled(args, first + r, column, sums + r * kPanel + j) +
                     load_vector(args.bias + column);
-                const Vector<float> result = activate(
+                const Vector<float> result = activate<rounded>(
                     args.activation, linear, [](Vector<float> x) __attribute__((always_inline)) {
-                        return exp_nonpositive(x);
+                        return exp_nonpositive<rounded>(x);
                     });
                 T* to = args.out.row(first + r) + column;
-                if (left == lanes) {
-#pragma omp simd
-                    for (int i = 0; i < lanes; ++i) store(result[i], to + i);
-                } else {
+                if (left == lanes)
+                    store_lanes(result, to);
+                else
                     for (int64_t i = 0; i < left; ++i) store(result[i], to + i);
-                }
             }
     }
 }

@@ -28,6 +28,34 @@ inline __attribute__((always_inline)) void store_vector(Vector<A> value, A* to) 
     *reinterpret_cast<Vector<A>*>(to) = value;
 }
 
+// All lanes as `store` (numbers.h) stores one.
+inline __attribute__((always_inline)) void store_lanes(Vector<float> value, float* to) {
+    store_vector<float>(value, to);
+}
+inline __attribute__((always_inline)) void store_lanes(Vector<float> value, BFloat16* to) {
+    typedef uint32_t Bits __attribute__((vector_size(64)));
+    typedef uint16_t Stored __attribute__((vector_size(32), may_alias, aligned(2)));
+    const Bits bits = (Bits)value;
+    const Bits rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    const Bits result = value != value ? Bits{} + 0x7FC0u : rounded;
+    *reinterpret_cast<Stored*>(to) = __builtin_convertvector(result, Stored);
+}
+
+// x[i] to to[2 i], leaving what lies between.
+inline __attribute__((always_inline)) void store_every_other(const BFloat16* x, int64_t count,
+                                                             BFloat16* to) {
+    int64_t i = 0;
+#if defined(AAF_DOT_INSTRUCTIONS)
+    typedef uint16_t Stored __attribute__((vector_size(32), may_alias, aligned(2)));
+    typedef uint32_t Words __attribute__((vector_size(64)));
+    for (; i + 16 <= count; i += 16)
+        _mm512_mask_storeu_epi16(
+            to + 2 * i, 0x55555555u,
+            (__m512i) __builtin_convertvector(*reinterpret_cast<const Stored*>(x + i), Words));
+#endif
+    for (; i < count; ++i) to[2 * i] = x[i];
+}
+
 // The sum over `count` elements: vector(i) gives the kLanes of them from i on, single(i) one. The
 // lanes are summed pairwise in an order of its own, so the result, and its error, are the same for
 // every instruction set.
@@ -81,7 +109,9 @@ inline __attribute__((always_inline)) A dot(const A* x, const A* y, int64_t coun
 }
 
 // exp for arguments at most 0: x = n ln 2 + r, a polynomial in r, n into the exponent. Below
-// -87.3 the result is 1e-38 rather than 0; NaN stays NaN. Error under 2 units in the last place.
+// -87.3 the result is 1e-38 rather than 0; NaN stays NaN. Error under 2 units in the last place, or
+// under 1e-5 where what comes of it is rounded to bfloat16.
+template <bool kRounded = false>
 inline __attribute__((always_inline)) Vector<float> exp_nonpositive(Vector<float> x) {
     typedef VectorOf<float>::bits Bits;
     const Vector<float> lowest = Vector<float>{} - 87.3f;
@@ -89,16 +119,26 @@ inline __attribute__((always_inline)) Vector<float> exp_nonpositive(Vector<float
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const Vector<float> shifted = x * 1.44269504088896341f + shift;
     const Vector<float> n = shifted - shift;
-    const Vector<float> r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    Vector<float> y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + r + 1.0f;
+    Vector<float> y;
+    if constexpr (kRounded) {
+        const Vector<float> r = x - n * 0.693147181f;
+        y = r * 0.0419276915f + 0.167972475f;
+        y = y * r + 0.499987751f;
+        y = y * r + 0.999959171f;
+        y = y * r + 1.0f;
+    } else {
+        const Vector<float> r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+        y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+        y = y * r + 8.3334519073e-3f;
+        y = y * r + 4.1665795894e-2f;
+        y = y * r + 1.6666665459e-1f;
+        y = y * r + 5.0000001201e-1f;
+        y = y * (r * r) + r + 1.0f;
+    }
     const Bits exponent = ((Bits)shifted + 127) << 23;
     return y * (Vector<float>)exponent;
 }
+template <bool kRounded = false>
 inline __attribute__((always_inline)) Vector<double> exp_nonpositive(Vector<double> x) {
     Vector<double> y = x;
     for (int i = 0; i < kLanes<double>; ++i) y[i] = __builtin_exp(x[i]);
