@@ -91,8 +91,11 @@ def test_only_elements_of_a_view_may_be_touched():
     assert table.sum() == 10
     with pytest.raises(Exception, match="store of what is no element of out"):
         add_one[(1,)](torch.arange(10.0), table[:, :4], 10, BLOCK=16)
+    with pytest.raises(Exception, match="load of what is no element of x: place 4 of its 4"):
+        add_one[(1,)](flat, torch.zeros(8), 8, BLOCK=8)
+    # Only the second program leaves `x`, whose 32 bytes are followed by unused ones.
     with pytest.raises(Exception, match="load outside every argument"):
-        add_one[(2,)](flat, torch.zeros(10), 10, BLOCK=8)
+        add_one[(2,)](torch.arange(8.0), torch.zeros(10), 10, BLOCK=8)
 
 
 WRONG = {
