@@ -9,8 +9,10 @@ operators. The version of Python must be the one that the library was built for.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -39,10 +41,13 @@ def main() -> None:
 
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         run("-m", "pip", "install", sys.argv[1], "hypothesis", "pytest")
-        # The dependencies, but of torch what is there already; the package itself is this tree.
+        # The dependencies, but of torch what is there already; the package itself is this tree,
+        # library and all, under the name and version it is installed with here.
         run("-m", "pip", "install", "transformers>=5.17,<6", "sentencepiece", "protobuf", "typer")
         (site,) = (Path(folder) / "lib").glob("python*/site-packages")
         (site / "albert_act_fast_tree.pth").write_text(f"{ROOT}\n")
+        (installed,) = Path(sysconfig.get_path("purelib")).glob("albert_act_fast-*.dist-info")
+        shutil.copytree(installed, site / installed.name)
         run("-c", LOADS)
         run("-m", "pytest", "-q", "-k", "cpp or .cuda-cuda", "tests/ops/test_operators.py")
 
