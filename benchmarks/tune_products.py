@@ -1,0 +1,104 @@
+"""Times tiles for the Triton products on the GPU at hand, for kernels/launch_tables.py.
+
+    .venv/bin/python benchmarks/tune_products.py       # on a GPU
+
+Nothing is tuned while a model runs: what this prints is put into the table by hand. It compiles some
+hundreds of kernels. Not yet run on a GPU; the tests run it in Triton's interpreter, where its times
+mean nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from albert_act_fast.kernels import launch_tables
+from albert_act_fast.kernels.launch_tables import Product, Products
+from albert_act_fast.ops import triton_ops
+
+# Rows that the table's entries are for, and (inputs, outputs) of the layer at the published size.
+ROWS = (64, 512, 8192)
+SHAPES = ((768, 768), (768, 3072), (3072, 768))
+Clock = Callable[[Callable[[], None]], float]
+
+
+def candidates(rows: int) -> Iterator[Product]:
+    """Tiles that hold at most as many rows as there are, but for the smallest."""
+    sizes = itertools.product((16, 32, 64, 128), (32, 64, 128), (32, 64, 128), (2, 3, 4, 5))
+    for m, n, k, stages in sizes:
+        if m <= max(16, rows):
+            yield Product(m, n, k, 8 if m * n > 64 * 64 else 4, stages)
+
+
+def seconds(
+    tile: Product,
+    rows: int,
+    dtype: torch.dtype,
+    device: str,
+    clock: Clock,
+    shapes: tuple[tuple[int, int], ...] = SHAPES,
+) -> float | None:
+    """Of products of all shapes, all rows live; None where the GPU lacks what the tile needs."""
+    from triton.runtime.errors import OutOfResources
+
+    both = Products(
+        tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, 0, tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K,
+        tile.num_warps, tile.num_stages,
+    )  # fmt: skip
+    total = 0.0
+    with mock.patch.object(launch_tables, "products", return_value=both):
+        for inputs, outputs in shapes:
+            x = torch.randn(rows, inputs, device=device).to(dtype)
+            weight = torch.randn(outputs, inputs, device=device).to(dtype) / inputs**0.5
+            bias = torch.randn(outputs, device=device).to(dtype)
+            out = torch.empty(rows, outputs, device=device, dtype=dtype)
+
+            def call(x=x, weight=weight, bias=bias, out=out):
+                triton_ops.linear(x, weight, bias, None, "none", out)
+
+            try:
+                call()
+            except OutOfResources:
+                return None
+            expected = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
+            error = (out.float() - expected).abs().max() / expected.abs().max()
+            if not error < 0.01:
+                raise AssertionError(f"{tile}: a product is wrong by {error:.1e} of its largest.")
+            total += clock(call)
+    return total
+
+
+def gpu_clock(call: Callable[[], None]) -> float:
+    from triton.testing import do_bench
+
+    return 1e-3 * do_bench(call, return_mode="median")
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        raise SystemExit("tune_products: needs a GPU; torch.cuda.is_available() is False here.")
+    console, device = Console(stderr=True), "cuda"
+    print(f"{torch.cuda.get_device_name()}: {launch_tables.architecture(torch.device('cuda', 0))}")
+    for dtype, rows in itertools.product((torch.bfloat16, torch.float32), ROWS):
+        found = []
+        tiles = list(candidates(rows))
+        for tile in track(tiles, f"{dtype}, {rows} rows", console=console, transient=True):
+            taken = seconds(tile, rows, dtype, device, gpu_clock)
+            if taken is not None:
+                found.append((taken, tile))
+        if not found:
+            print(f"{dtype}, {rows} rows: no tile runs", file=sys.stderr)
+            continue
+        print(f"{dtype}, {rows} rows:")
+        for taken, tile in sorted(found, key=lambda pair: pair[0])[:5]:
+            print(f"    {1e6 * taken:8.1f} us  {tile}")
+
+
+if __name__ == "__main__":
+    main()
