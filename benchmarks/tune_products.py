@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/tune_products.py       # on a GPU
 
-Nothing is tuned while a model runs: what this prints is put into the table by hand. It compiles some
-hundreds of kernels. Not yet run on a GPU; the tests run it in Triton's interpreter, where its times
-mean nothing.
+Nothing is tuned while a model runs: what this prints is put into the table by hand. It compiles
+some hundreds of kernels. Not yet run on a GPU; the tests run it in Triton's interpreter, where its
+times mean nothing.
 """
 
 from __future__ import annotations
