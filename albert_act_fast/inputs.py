@@ -80,12 +80,7 @@ def check_inputs(
         attention_mask = torch.ones(shape, dtype=torch.bool, device=source.device)
     else:
         _require_shape("attention_mask", attention_mask, shape)
-        _require(
-            bool(((attention_mask == 0) | (attention_mask == 1)).all()),
-            "attention_mask",
-            f"values from {attention_mask.min().item()} to {attention_mask.max().item()}",
-            "0 (padding) and 1 (token) only",
-        )
+        _check_mask(attention_mask)
         attention_mask = attention_mask.to(source.device, torch.bool)
 
     if input_ids is not None:
@@ -123,6 +118,16 @@ def _expand_head_mask(head_mask: Tensor, config: AlbertActConfig) -> Tensor:
         f"[num_attention_heads={heads}] or [num_hidden_layers={iterations}, {heads}]",
     )
     return head_mask.expand(iterations, heads)[:, None, :, None, None]
+
+
+def _check_mask(mask: Tensor) -> None:
+    low, high = (x.item() for x in mask.aminmax())
+    only = 0 <= low and high <= 1
+    if only and mask.is_floating_point():
+        only = bool(((mask == 0) | (mask == 1)).all())
+    _require(
+        only, "attention_mask", f"values from {low} to {high}", "0 (padding) and 1 (token) only"
+    )
 
 
 def _check_ids(name: str, ids: Tensor, rows: int, table: str) -> None:

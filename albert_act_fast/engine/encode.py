@@ -65,15 +65,15 @@ def embed(
     """Embeddings of the tokens alone, packed [T, E]."""
     index = tokens.flat_index
     if inputs.inputs_embeds is None:
-        word, token_ids = embeddings.word_embeddings.weight, inputs.input_ids.flatten()[index]
+        word, token_ids = embeddings.word_embeddings.weight, inputs.input_ids.take(index)
     else:
         word, token_ids = inputs.inputs_embeds.flatten(0, 1), index
     absolute = embeddings.position_embedding_type == "absolute"
     out = word.new_empty(index.numel(), word.size(1))
     ops.implementation_of("embed_tokens", implementation)(
         token_ids,
-        inputs.token_type_ids.flatten()[index],
-        inputs.position_ids.flatten()[index],
+        inputs.token_type_ids.take(index),
+        inputs.position_ids.take(index),
         word,
         embeddings.token_type_embeddings.weight,
         embeddings.position_embeddings.weight if absolute else None,

@@ -177,7 +177,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
             implementation,
             self.config.implementation,
             device=self.device if given is None else given.device,
-            dtype=self.dtype,
+            dtype=self.embeddings.word_embeddings.weight.dtype,
             needs_gradients=needs_gradients,
             needs_reference=self._needs_reference(
                 head_mask, output_attentions, output_hidden_states
@@ -310,12 +310,9 @@ class AlbertActModel(AlbertActPreTrainedModel):
         if with_gradients:
             return engine.encode_with_gradients(*arguments, **rule)
         # Compiled operators take rows and weights of one dtype; autocast would mix them.
-        one_dtype = (
-            contextlib.nullcontext()
-            if implementation == "torch"
-            else torch.autocast(self.device.type, enabled=False)
-        )
-        with one_dtype:
+        device = arguments[2].attention_mask.device.type
+        mixed = implementation != "torch" and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else contextlib.nullcontext():
             return engine.encode(
                 *arguments,
                 **rule,

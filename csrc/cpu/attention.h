@@ -71,28 +71,52 @@ void write_keys_values(const WriteKeysValues<T>& args, int64_t begin, int64_t en
             }
 }
 
-// The block's scores become weights relative to the highest score so far; what follows the block's
-// `count` up to whole panels becomes 0. Returns what earlier sums are to be multiplied by.
-template <bool kRounded, class A>
-inline __attribute__((always_inline)) A weigh(A* scores, int64_t count, A scale, A& highest,
-                                              A& total) {
-    A piece = scores[0];
-#pragma omp simd reduction(max : piece)
-    for (int64_t j = 0; j < count; ++j) piece = scores[j] > piece ? scores[j] : piece;
+// A vector of weights as the words they are multiplied as.
+template <class A>
+inline __attribute__((always_inline)) void store_weights(Vector<A> weights, A* words) {
+    store_vector<A>(weights, words);
+}
+inline __attribute__((always_inline)) void store_weights(Vector<float> weights,
+                                                         BFloat16Pair* words) {
+#if defined(AAF_DOT_INSTRUCTIONS)
+    // Takes what is below the smallest normal number for 0.
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
+                        (__m256i)_mm512_cvtneps_pbh((__m512)weights));
+#else
+    store_lanes(weights, reinterpret_cast<BFloat16*>(words));
+#endif
+}
+
+// The block's scores become weights relative to the highest score so far, 0 from `count` up to
+// whole panels. Returns what earlier sums are to be multiplied by; there are none at first.
+template <bool kRounded, class A, class Word>
+inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t count, A scale,
+                                              bool first, A& highest, A& total) {
+    constexpr int lanes = kLanes<A>;
+    const int64_t columns = panels_of(count) * kPanel;
+    for (int64_t j = count; j < columns; ++j) scores[j] = -A(__builtin_inf());
+    Vector<A> top = load_vector(scores);
+    for (int64_t j = lanes; j < columns; j += lanes) top = larger(top, load_vector(scores + j));
     const SoftmaxStep<A> step = softmax_step(
-        highest, piece * scale,
-        [](A x) __attribute__((always_inline)) { return exp_nonpositive(Vector<A>{} + x)[0]; });
+        highest, largest_lane<A>(top) * scale, [first](A x) __attribute__((always_inline)) {
+            return first ? A(0) : exp_nonpositive(Vector<A>{} + x)[0];
+        });
     highest = step.highest;
     const Vector<A> now = Vector<A>{} + highest;
-    const int64_t columns = panels_of(count) * kPanel;
-    for (int64_t j = 0; j < columns; j += kLanes<A>) {
-        const auto exp = [](Vector<A> x) __attribute__((always_inline)) {
-            return exp_nonpositive<kRounded>(x);
-        };
-        store_vector<A>(softmax_weight(load_vector(scores + j) * scale, now, exp), scores + j);
+    const auto weight = [&](int64_t j) __attribute__((always_inline)) {
+        const Vector<A> weight = softmax_weight(load_vector(scores + j) * scale, now,
+                                                [](Vector<A> x) __attribute__((always_inline)) {
+                                                    return exp_nonpositive<kRounded>(x);
+                                                });
+        store_weights(weight, words + (__is_same(Word, A) ? j : j / 2));
+        return weight;
+    };
+    Vector<A> even = {}, odd = {};
+    for (int64_t j = 0; j < columns; j += 2 * lanes) {
+        even += weight(j);
+        odd += weight(j + lanes);
     }
-    for (int64_t j = count; j < columns; ++j) scores[j] = 0;
-    total = total * step.rescale + sum(scores, count);
+    total = total * step.rescale + sum_of_lanes<A>(even + odd);
     return step.rescale;
 }
 
@@ -122,15 +146,6 @@ inline void add_relative(const RaggedAttention<T>& args, int64_t row, int64_t b,
         }
         scores[j] += dot(with, embedding, size) / scale;
     }
-}
-
-// Weights to the store's words, whole panels; nothing to do where a word is a number.
-template <class A>
-inline void to_words(const A*, int64_t, A*) {}
-inline __attribute__((always_inline)) void to_words(const float* weights, int64_t count,
-                                                    BFloat16Pair* words) {
-    for (int64_t i = 0; i < count; i += kLanes<float>)
-        store_lanes(load_vector(weights + i), reinterpret_cast<BFloat16*>(words) + i);
 }
 
 // Scores are computed in `numbers` and, as weights, multiplied as `words`, which are the same
@@ -203,12 +218,12 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
                           scratch.scores.numbers + p * kPanel, kScoreStride, true);
         for (int64_t q = 0; q < count; ++q) {
             A* scores = scratch.scores.numbers + q * kScoreStride;
+            Word* words = scratch.scores.words + q * kScoreStride / step;
             if (args.distance_embedding.data != nullptr)
                 add_relative(args, first + q, b, head, from, keys, scale, scratch.relative.data,
                              scores);
-            const A rescale =
-                weigh<__is_same(T, BFloat16)>(scores, keys, scale, highest[q], total[q]);
-            to_words(scores, panels * kPanel, scratch.scores.words + q * kScoreStride / step);
+            const A rescale = weigh<__is_same(T, BFloat16)>(scores, words, keys, scale, from == 0,
+                                                            highest[q], total[q]);
             if (from > 0)
                 for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= rescale;
         }
@@ -219,9 +234,10 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
     }
     for (int64_t q = 0; q < count; ++q) {
         const A inverse = A(1) / total[q];
-#pragma omp simd
-        for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= inverse;
-        store_row(contexts + q * wide, size, args.out.row(first + q) + head * size);
+        T* out = args.out.row(first + q) + head * size;
+        for_lanes<A>(size, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            lanes.store(lanes.load(contexts + q * wide + i) * inverse, out + i);
+        });
     }
 }
 
@@ -232,19 +248,20 @@ void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int6
     for (int64_t item = begin; item < end; ++item) {
         const int64_t b = items[3 * item], first = items[3 * item + 1], head = items[3 * item + 2];
         const int64_t stop = args.query_offsets[b + 1];
-        const int64_t last = first + kQueryBlock < stop ? first + kQueryBlock : stop;
-        for (int64_t r = first; r < last; r += scratch.kRows) {
+        const int64_t rows = stop - first < kQueryBlock ? stop - first : kQueryBlock;
+        const int64_t blocks = (rows + scratch.kRows - 1) / scratch.kRows;
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t begins = first + rows * block / blocks;
+            const int64_t ends = first + rows * (block + 1) / blocks;
             // The next queries, and the results' places, lie pages apart, where no processor looks
             // ahead by itself.
-            for (int64_t next = r + scratch.kRows; next < r + 2 * scratch.kRows && next < last;
-                 ++next)
+            for (int64_t next = ends; next < ends + scratch.kRows && next < first + rows; ++next)
                 for (int64_t i = 0; i < args.store.head_size; i += 64 / int64_t(sizeof(T))) {
                     const int64_t column = head * args.store.head_size + i;
                     __builtin_prefetch(args.queries.row(next) + column);
                     __builtin_prefetch(args.out.row(next) + column, 1);
                 }
-            attend_rows(args, b, head, r, last - r < scratch.kRows ? last - r : scratch.kRows,
-                        scratch);
+            attend_rows(args, b, head, begins, ends - begins, scratch);
         }
     }
 }

@@ -1,4 +1,6 @@
 // The kernels for avx512.
+#include <immintrin.h>
+
 #include <cstddef>
 
 #include "kernels.h"
@@ -6,4 +8,5 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #define AAF_NAMESPACE avx512
 #define AAF_ROWS_AT_ONCE 12
+#define AAF_AVX512
 #include "instantiate.h"

@@ -24,10 +24,8 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
     int64_t running = 0, asking = 0;
     for (int64_t r = begin; r < end; ++r) {
         A* g = candidates + (r - begin) * width;
-        const T *x = args.ffn_output.row(r), *residual = args.ffn_input.row(r);
-#pragma omp simd
-        for (int64_t i = 0; i < width; ++i) g[i] = load(x[i]) + load(residual[i]);
-        normalize(g, args.norm, width, g);
+        const A total = add(args.ffn_output.row(r), args.ffn_input.row(r), width, g);
+        normalize(g, total, args.norm, width, g);
         const A logit = dot(g, halting_weight, width) + args.halting_bias;
         const A p = A(1) / (A(1) + A(__builtin_exp(double(-logit))));
         rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.threshold);
@@ -63,15 +61,14 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
         const T* h = args.hidden.row(r);
         T* next = args.next_hidden.row(to);
         args.next_token_index[to] = token;
-#pragma omp simd
-        for (int64_t i = 0; i < width; ++i)
-            store(row.weight * g[i] + (A(1) - row.weight) * A(load(h[i])), next + i);
+        for_lanes<A>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            lanes.store(row.weight * lanes.load(g + i) + (A(1) - row.weight) * lanes.load(h + i),
+                        next + i);
+        });
         if (row.goes_on) {
             args.next_accumulated_probability[to] = row.accumulated;
         } else {
-            T* out = args.out.row(token);
-#pragma omp simd
-            for (int64_t i = 0; i < width; ++i) out[i] = next[i];
+            __builtin_memcpy(args.out.row(token), next, size_t(width) * sizeof(T));
             args.n_updates[token] = A(row.updated ? args.iteration : args.iteration - 1);
             args.remainders[token] = row.remainder;
         }
@@ -85,9 +82,8 @@ template <class T>
 void finish_rows(const HaltingStep<T>& args) {
     for (int64_t slot = 0; slot < args.next_query_offsets[args.sequences]; ++slot) {
         const int64_t token = args.next_token_index[slot];
-        const T* from = args.next_hidden.row(slot);
-        T* to = args.out.row(token);
-        for (int64_t i = 0; i < args.width; ++i) to[i] = from[i];
+        __builtin_memcpy(args.out.row(token), args.next_hidden.row(slot),
+                         size_t(args.width) * sizeof(T));
         args.n_updates[token] = Arithmetic<T>(args.iteration);
         args.remainders[token] = 0;
     }

@@ -70,6 +70,14 @@ struct SumOf<Int8Quad> {
 template <class Lane>
 constexpr int kRowsAtOnce = AAF_ROWS_AT_ONCE > 1 && sizeof(Lane) == 8 ? AAF_ROWS_AT_ONCE / 2
                                                                       : AAF_ROWS_AT_ONCE;
+// Instructions of AVX-512 can read and spread a word themselves. Where every other row's do,
+// products run without a gap on Zen 4, which loses 6 % of its cycles where all words go through a
+// register. Compilers put what is used twice into one: hence a pointer that they know nothing of.
+#if defined(AAF_AVX512)
+constexpr bool kReadAgain = true;
+#else
+constexpr bool kReadAgain = false;
+#endif
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the way from memory, at the pace of few rows
 
 // sums[r][0..kPanel) += row r of x times the panel, for R rows; = where `first`.
@@ -95,9 +103,12 @@ inline void multiply_panel(const Word* x, int64_t stride, const Word* panel, int
         }
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const Word word = x[r * stride + k];
+            const Word* at = x + r * stride + k;
 #pragma GCC unroll 4
-            for (int j = 0; j < vectors; ++j) sum[r][j] = multiply_add(sum[r][j], word, vector[j]);
+            for (int j = 0; j < vectors; ++j) {
+                sum[r][j] = multiply_add(sum[r][j], *at, vector[j]);
+                if (kReadAgain && r % 2 == 0) asm("" : "+r"(at));
+            }
         }
     }
     for (int r = 0; r < R; ++r)

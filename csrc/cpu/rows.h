@@ -2,23 +2,33 @@
 // namespace.
 #pragma once
 
-// out[i] = LayerNorm(row)[i]; `out` may be `row`.
-template <class T, class A>
-inline __attribute__((always_inline)) void normalize(const A* row, const LayerNorm<T>& norm,
-                                                     int64_t width, A* out) {
-    const A mean = sum(row, width) / A(width);
-    const A scale = layer_norm_scale(sum_of_squares(row, mean, width), A(width), A(norm.eps),
+// out[i] = LayerNorm(row)[i]; total: the row's sum. `out` may be `row`.
+template <class T, class A, class Out>
+inline __attribute__((always_inline)) void normalize(const A* row, A total,
+                                                     const LayerNorm<T>& norm, int64_t width,
+                                                     Out* out) {
+    const A mean = total / A(width);
+    const A squares = sum_of<A>(width, [=](int64_t i, auto lanes) __attribute__((always_inline)) {
+        const auto distance = lanes.load(row + i) - mean;
+        return distance * distance;
+    });
+    const A scale = layer_norm_scale(squares, A(width), A(norm.eps),
                                      [](A x) { return A(__builtin_sqrt(double(x))); });
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i)
-        out[i] =
-            layer_norm_element(row[i], mean, scale, A(load(norm.weight[i])), A(load(norm.bias[i])));
+    for_lanes<A>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        lanes.store(layer_norm_element(lanes.load(row + i), mean, scale,
+                                       lanes.load(norm.weight + i), lanes.load(norm.bias + i)),
+                    out + i);
+    });
 }
 
-template <class T, class A>
-inline __attribute__((always_inline)) void store_row(const A* row, int64_t width, T* out) {
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) store(row[i], out + i);
+// row = x + y, of which x may be the row itself; returns the row's sum.
+template <class A, class X, class Y>
+inline __attribute__((always_inline)) A add(const X* x, const Y* y, int64_t width, A* row) {
+    return sum_of<A>(width, [=](int64_t i, auto lanes) __attribute__((always_inline)) {
+        const auto element = lanes.load(x + i) + lanes.load(y + i);
+        lanes.store(element, row + i);
+        return element;
+    });
 }
 
 // Uninitialised memory of a worker, given back at the end of the scope.
@@ -39,17 +49,11 @@ void embed_tokens(const EmbedTokens<T>& args, int64_t begin, int64_t end) {
     using A = Arithmetic<T>;
     Scratch<A> row(args.width);
     for (int64_t r = begin; r < end; ++r) {
-        const T* word = args.word.row(args.token_ids[r]);
-        const T* type = args.token_type.row(args.token_type_ids[r]);
-#pragma omp simd
-        for (int64_t i = 0; i < args.width; ++i) row.data[i] = load(word[i]) + load(type[i]);
-        if (args.position.data != nullptr) {
-            const T* position = args.position.row(args.position_ids[r]);
-#pragma omp simd
-            for (int64_t i = 0; i < args.width; ++i) row.data[i] += load(position[i]);
-        }
-        normalize(row.data, args.norm, args.width, row.data);
-        store_row(row.data, args.width, args.out.row(r));
+        A total = add(args.word.row(args.token_ids[r]), args.token_type.row(args.token_type_ids[r]),
+                      args.width, row.data);
+        if (args.position.data != nullptr)
+            total = add(row.data, args.position.row(args.position_ids[r]), args.width, row.data);
+        normalize(row.data, total, args.norm, args.width, args.out.row(r));
     }
 }
 
@@ -58,10 +62,7 @@ void add_layer_norm(const AddLayerNorm<T>& args, int64_t begin, int64_t end) {
     using A = Arithmetic<T>;
     Scratch<A> row(args.width);
     for (int64_t r = begin; r < end; ++r) {
-        const T *x = args.x.row(r), *residual = args.residual.row(r);
-#pragma omp simd
-        for (int64_t i = 0; i < args.width; ++i) row.data[i] = load(x[i]) + load(residual[i]);
-        normalize(row.data, args.norm, args.width, row.data);
-        store_row(row.data, args.width, args.out.row(r));
+        const A total = add(args.x.row(r), args.residual.row(r), args.width, row.data);
+        normalize(row.data, total, args.norm, args.width, args.out.row(r));
     }
 }

@@ -12,8 +12,9 @@ AAF_INLINE A layer_norm_scale(A squares, A width, A eps, Root root) {
     return A(1) / root(squares / width + eps);
 }
 
-template <class A>
-AAF_INLINE A layer_norm_element(A x, A mean, A scale, A weight, A bias) {
+// For one element, or for a vector of them.
+template <class V, class A>
+AAF_INLINE V layer_norm_element(V x, A mean, A scale, V weight, V bias) {
     return (x - mean) * scale * weight + bias;
 }
 
