@@ -122,7 +122,7 @@ def _expand_head_mask(head_mask: Tensor, config: AlbertActConfig) -> Tensor:
 
 def _check_mask(mask: Tensor) -> None:
     low, high = (x.item() for x in mask.aminmax())
-    only = 0 <= low and high <= 1
+    only = low >= 0 and high <= 1
     if only and mask.is_floating_point():
         only = bool(((mask == 0) | (mask == 1)).all())
     _require(
