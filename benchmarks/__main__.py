@@ -39,6 +39,7 @@ def list_selections() -> None:
         for case in cases:
             typer.echo(f"    {case.name}")
     typer.echo("operators: each operator against its floor")
+    typer.echo("parts: where a call of the engine in C++ spends its time")
     typer.echo("training: a training step")
     typer.echo("cpu: all of these but quick and gpu")
 
@@ -84,6 +85,8 @@ def run(
             console.print(case_table(runner.run(one)))
         if selection in ("operators", "cpu") and case is None:
             runner.run_operators()
+        if selection in ("parts", "cpu") and case is None:
+            runner.run_parts()
         if selection in ("training", "cpu") and case is None:
             console.print(case_table(runner.run_training()))
     console.print(f"rows in {output}")

@@ -91,6 +91,13 @@ def pack_layer(layer: nn.Module, hidden: Tensor, int8: bool = False) -> PackedLa
     return packed
 
 
+def packed_engine(layer: nn.Module):
+    """The native engine that the layer ran on last (`packed_bytes`, `workspace_bytes`, `seconds` of
+    its last run), None where there is none."""
+    packed = _packed.get(layer)
+    return None if packed is None else packed.engine
+
+
 def _engine(layer: nn.Module, pairs: list, distance: nn.Module | None, int8: bool, library: bool):
     names = ["key", "value", "query", "dense", "ffn", "ffn_output"]
     names += ["attention_norm", "output_norm", "halting"]

@@ -12,7 +12,11 @@ from suite.rows import FIELDS
 from suite.tables import TABLES, fill_file, where
 
 # Documents whose tables are made of the committed rows.
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs/performance.md",
+    ROOT / "docs/cpu_engine.md",
+)
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }

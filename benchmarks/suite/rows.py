@@ -8,7 +8,7 @@ from pathlib import Path
 # What every row of a model's case holds. A row that was not timed has "skipped" or "wrong", the
 # reason, in place of everything from "seconds" on.
 FIELDS = {
-    "kind": '"model", "training" or "operator"',
+    "kind": '"model", "training", "operator" or "parts"',
     "case": "name of the case",
     "text": "where the text is from",
     "batch": "sequences",
@@ -32,6 +32,7 @@ FIELDS = {
     "peak_memory": "bytes that loading and running it adds to the process",
     "error": "root mean square of the states against the reference",
     "differing_depths": "share of tokens with another depth than the reference's",
+    "products, attention, other, outside": "seconds of the parts of a call (`parts.py`)",
     "machine, threads, versions, commit, ...": "where and with what",
 }
 

@@ -115,6 +115,25 @@ def operators(rows: list[dict]) -> str:
     return markdown(["operator, µs (floor / time)", *variants], lines)
 
 
+def parts(rows: list[dict]) -> str:
+    """Where a call of the engine in C++ spends its time."""
+    lines = []
+    for row in at(rows, kind="parts"):
+        rate = row["flop"] / row["products"]
+        lines.append(
+            [
+                row["case"],
+                row["dtype"],
+                f"{1e3 * row['seconds']:.1f}",
+                f"{1e3 * row['products']:.1f}",
+                f"{rate / 1e9:.0f} ({rate / row['peak_flops']:.0%})",
+                *(f"{1e3 * row[part]:.2f}" for part in ("attention", "other", "outside")),
+            ]
+        )
+    header = ["rows", "dtype", "call", "products", "GFLOP/s (of oneDNN's peak)", "attention"]
+    return markdown([*header, "other", "outside"], lines)
+
+
 def fits(rows: list[dict]) -> str:
     """Time against rows computed, and the depths at which peers are as fast."""
     rivals = {row["variant"]: row for row in at(timed(rows), case=TARGETS[0].name)}
@@ -142,6 +161,7 @@ TABLES = {
     "peers": peers,
     "cases": all_cases,
     "operators": operators,
+    "parts": parts,
     "fits": fits,
 }
 _MARKED = re.compile(r"(<!-- rows: ([\w-]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
