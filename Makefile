@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test interpret simulate sanitize lint format memcheck resources predictions bench venv clean distclean
+.PHONY: help demo test interpret simulate sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -68,13 +68,16 @@ sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, a
 	    $(BIN)/python -m pytest -p no:cacheprovider -k cpp \
 	    tests/ops/test_operators.py tests/parity/test_engine_parity.py $(ARGS)
 
-# compute-sanitizer comes with the CUDA toolkit.
-memcheck: $(STAMP) ## on a GPU: the gpu tests, then the CUDA kernels under compute-sanitizer
+# compute-sanitizer comes with the CUDA toolkit. -s shows each kernel's share of a device copy's
+# bandwidth.
+gpu: $(STAMP) ## on a GPU: the gpu tests, the CUDA kernels under compute-sanitizer, the benchmarks
 	@$(BIN)/pytest -m gpu -s tests
 	@for tool in memcheck initcheck racecheck synccheck; do \
 	    compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(BIN)/python -m pytest -p no:cacheprovider -m gpu -k ".cuda-cuda or every_width" \
 	    tests/ops tests/cuda || exit 1; done
+	@$(BIN)/python benchmarks run gpu --device cuda --output build/benchmarks/gpu.jsonl
+	@$(BIN)/python benchmarks run operators --device cuda --output build/benchmarks/gpu_operators.jsonl
 
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .

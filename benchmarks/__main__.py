@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def run(
         raise typer.BadParameter(str(error)) from error
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
-    console = Console(stderr=True)
+    console, begun = Console(stderr=True), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(
             Path(folder),
@@ -81,7 +82,8 @@ def run(
         )
         console.print(", ".join(f"{k} {v}" for k, v in facts(device).items()))
         for number, one in enumerate(cases, 1):
-            console.print(f"case {number} of {len(cases)}")
+            elapsed = time.strftime("%M:%S", time.gmtime(time.perf_counter() - begun))
+            console.print(f"case {number} of {len(cases)}, {elapsed} so far")
             console.print(case_table(runner.run(one)))
         if selection in ("operators", "cpu") and case is None:
             runner.run_operators()

@@ -123,16 +123,23 @@ def iteration_kernels(
     yield _product("linear", [rows], HIDDEN, HIDDEN, capacity, architecture)
     yield Kernel("add_layer_norm", activations=3.0 * rows * HIDDEN * ELEMENT)
     yield _product("linear", [rows], HIDDEN, INNER, capacity, architecture)
-    yield _product("linear", [rows], INNER, HIDDEN, capacity, architecture)
-    yield Kernel("decide", activations=2.0 * rows * HIDDEN * ELEMENT)
+    # With the residual.
+    yield _product("linear", [rows], INNER, HIDDEN, capacity, architecture, extra_rows=rows)
+    yield Kernel("decide", activations=1.0 * rows * HIDDEN * ELEMENT)
     # The rows that halt are written twice.
-    yield Kernel("move", activations=(4.0 * rows + (moved - rows)) * HIDDEN * ELEMENT)
+    yield Kernel("move", activations=(3.0 * rows + (moved - rows)) * HIDDEN * ELEMENT)
 
 
 def _product(
-    name: str, rows: list[int], depth: int, columns: int, capacity: int, architecture: str
+    name: str,
+    rows: list[int],
+    depth: int,
+    columns: int,
+    capacity: int,
+    architecture: str,
+    extra_rows: int = 0,
 ) -> Kernel:
-    """Products of so many rows each, in one launch."""
+    """Products of so many rows each, in one launch, which reads so many rows of `columns` more."""
     tiles = launch_tables.products(architecture, capacity, ELEMENT)
     block_m, block_n, block_k = tiles.BLOCK_M, tiles.BLOCK_N, tiles.BLOCK_K
     if max(rows) <= tiles.FEW_ROWS:
@@ -141,7 +148,7 @@ def _product(
     return Kernel(
         name,
         flops=2.0 * total * depth * columns,
-        activations=(total * columns + max(rows) * depth) * ELEMENT,
+        activations=((total + extra_rows) * columns + max(rows) * depth) * ELEMENT,
         weights=math.ceil(max(rows) / block_m) * len(rows) * depth * columns * ELEMENT,
         tile_flops=2.0 * block_m * block_n * depth,
         tiles=sum(math.ceil(n / block_m) for n in rows) * math.ceil(columns / block_n),

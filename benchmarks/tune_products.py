@@ -60,7 +60,7 @@ def seconds(
             out = torch.empty(rows, outputs, device=device, dtype=dtype)
 
             def call(x=x, weight=weight, bias=bias, out=out):
-                triton_ops.linear(x, weight, bias, None, "none", out)
+                triton_ops.linear(x, weight, bias, None, None, "none", out)
 
             try:
                 call()

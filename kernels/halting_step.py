@@ -1,9 +1,10 @@
 """The end of an iteration: LayerNorm, halting rule, mix and compaction, in two launches.
 
 `decide` computes each row's halting probability and how many rows of its block run on; `move` adds
-up the blocks before its own, which says where its rows go, and moves them. `decide` reads two rows
-per row and writes 4 bytes; `move` reads three and writes one, or two where the row halts. One
-launch would save the two rows read first, at the price of programs that wait for each other.
+up the blocks before its own, which says where its rows go, and moves them. `decide` reads a row per
+row and writes 4 bytes; `move` reads two and writes one, or two where the row halts; each reads one
+more where `ffn_input` has not been added to `ffn_output` yet. One launch would save what `decide`
+reads, at the price of programs that wait for each other.
 
 The workspace, as int32: `HEADER` entries, the first of which counts finished blocks; a probability
 per row (float32 bits); then one entry per block: how many of its rows run on, and in bit 16
@@ -29,7 +30,8 @@ def candidate_rows(
     row, column, width, mask,
 ):  # fmt: skip
     summed = load_rows(ffn_output, row, ffn_output_stride, column, mask)
-    summed += load_rows(ffn_input, row, ffn_input_stride, column, mask)
+    if ffn_input is not None:
+        summed += load_rows(ffn_input, row, ffn_input_stride, column, mask)
     return layer_norm(summed, column, width, ln_weight, ln_bias, eps)
 
 

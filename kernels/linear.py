@@ -1,4 +1,4 @@
-"""out[r] = activation(x[r] weight^T + bias) for the live rows r, counted on the device.
+"""out[r] = activation(x[r] weight^T + bias) + residual[r] for the live rows, counted on the device.
 
 The launch covers all rows there might be; tiles past the live ones leave before they load any.
 Where few rows are live, large tiles would leave most of the GPU idle: up to FEW_ROWS take smaller
@@ -13,7 +13,8 @@ from albert_act_fast.kernels.products import activate, product
 
 @triton.jit
 def linear_tile(
-    x, weight, bias, out, live, columns, depth, x_stride, weight_stride, out_stride,
+    x, weight, bias, residual, out, live, columns, depth,
+    x_stride, weight_stride, residual_stride, out_stride,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -30,16 +31,22 @@ def linear_tile(
             BLOCK_K, PRECISION,
         )  # fmt: skip
         acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+        acc = activate(acc, ACTIVATION)
+        mask = is_row[:, None] & is_column[None, :]
+        if residual is not None:
+            at = residual + row[:, None] * residual_stride + column[None, :]
+            acc += tl.load(at, mask=mask, other=0.0).to(tl.float32)
         tl.store(
             out + row[:, None] * out_stride + column[None, :],
-            activate(acc, ACTIVATION).to(out.dtype.element_ty),
-            mask=is_row[:, None] & is_column[None, :],
+            acc.to(out.dtype.element_ty),
+            mask=mask,
         )
 
 
 @triton.jit(do_not_specialize=["rows"])
 def linear(
-    x, weight, bias, row_count, out, rows, columns, depth, x_stride, weight_stride, out_stride,
+    x, weight, bias, residual, row_count, out, rows, columns, depth,
+    x_stride, weight_stride, residual_stride, out_stride,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
@@ -47,11 +54,13 @@ def linear(
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:
         linear_tile(
-            x, weight, bias, out, live, columns, depth, x_stride, weight_stride, out_stride,
+            x, weight, bias, residual, out, live, columns, depth,
+            x_stride, weight_stride, residual_stride, out_stride,
             ACTIVATION, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     elif FEW_ROWS > 0:
         linear_tile(
-            x, weight, bias, out, live, columns, depth, x_stride, weight_stride, out_stride,
+            x, weight, bias, residual, out, live, columns, depth,
+            x_stride, weight_stride, residual_stride, out_stride,
             ACTIVATION, PRECISION, FEW_M, FEW_N, FEW_K,
         )  # fmt: skip

@@ -162,7 +162,7 @@ def _check_halting_step(
         "halting_step",
         {
             "ffn_output": (ffn_output, (rows, width)),
-            "ffn_input": (ffn_input, (rows, width)),
+            **({} if ffn_input is None else {"ffn_input": (ffn_input, (rows, width))}),
             "ln_weight": (ln_weight, (width,)),
             "ln_bias": (ln_bias, (width,)),
             "halting_weight": (halting_weight, (1, width)),
@@ -228,6 +228,7 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     ),
     # The end of an iteration, for every running row r:
     #   g = LayerNorm(ffn_output + ffn_input); p = sigmoid(g . halting_weight + halting_bias)
+    #   (`ffn_input` is None where `ffn_output` is the sum already)
     #   halting rule on accumulated_probability with p, giving the weight w; h = w g + (1 - w) h
     # p, the rule and the mix in float32. Then the rows part, each going to ONE packed slot:
     #   the rows that run on, in their order, to next slots 0, 1, ... (their accumulated
@@ -244,7 +245,7 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     # So the iterations are over once next_query_offsets[B] is 0, and only then.
     # workspace: int64 [halting_workspace(R)], zeros before the call and after it.
     "halting_step": (
-        "(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_weight, Tensor ln_bias, "
+        "(Tensor ffn_output, Tensor? ffn_input, Tensor hidden, Tensor ln_weight, Tensor ln_bias, "
         "float eps, Tensor halting_weight, Tensor halting_bias, float threshold, int iteration, "
         "bool last, Tensor accumulated_probability, Tensor token_index, Tensor query_offsets, "
         "Tensor(a!) next_hidden, Tensor(b!) next_accumulated_probability, "
@@ -261,9 +262,10 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
 
 
 # Products over packed rows whose number only the device knows, for an implementation that brings
-# its own: out[r] = activation(x[r] weight^T + bias). activation: "none" or one of ITERATE_SCHEMA's.
+# its own: out[r] = activation(x[r] weight^T + bias) + residual[r], the sum rounded once; nothing is
+# added where `residual` is None. activation: "none", "gelu", "gelu_tanh", "relu" or "silu".
 LINEAR_SCHEMA = (
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? row_count, str activation, "
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, str activation, "
     "Tensor(a!) out) -> ()"
 )
 # The three projections that an iteration starts with. The first running_count[0] rows of `hidden`
@@ -278,14 +280,16 @@ PROJECT_QKV_SCHEMA = (
 )
 
 
-def _check_linear(x, weight, bias, row_count, activation, out):
+def _check_linear(x, weight, bias, residual, row_count, activation, out):
     columns, depth = weight.shape
+    added = {} if residual is None else {"residual": (residual, (x.size(0), columns))}
     _expect_shapes(
         "linear",
         {
             "x": (x, (x.size(0), depth)),
             "bias": (bias, (columns,)),
             "out": (out, (x.size(0), columns)),
+            **added,
             **_row_count(row_count),
         },
     )

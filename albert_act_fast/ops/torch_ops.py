@@ -193,9 +193,8 @@ def halting_step(
 ):
     live = slice(0, int(query_offsets[-1]))
     hidden, hp, token_index = hidden[live], accumulated_probability[live], token_index[live]
-    candidate = F.layer_norm(
-        ffn_output[live] + ffn_input[live], hidden.shape[-1:], ln_weight, ln_bias, eps
-    )
+    summed = ffn_output[live] if ffn_input is None else ffn_output[live] + ffn_input[live]
+    candidate = F.layer_norm(summed, hidden.shape[-1:], ln_weight, ln_bias, eps)
     p = halting_probability(candidate, halting_weight, halting_bias, hp.dtype)
     reached, goes_on, weight, remainder = halting_rule(hp, p, threshold)
     weight = weight.unsqueeze(1)

@@ -187,7 +187,8 @@ def halting_step(
     tile = _load().tables.rows(width)
     # At least one program: with no row at all, the offsets must still be written.
     grid = (max(1, _blocks(rows, tile.ROWS)),)
-    strides = _strides(op, ffn_output=ffn_output, ffn_input=ffn_input)
+    strides = _strides(op, ffn_output=ffn_output)
+    strides.append(0 if ffn_input is None else _stride(op, "ffn_input", ffn_input))
     workspace = workspace.view(torch.int32)
     _launch(
         "decide", grid,
@@ -217,7 +218,7 @@ def scatter_rows(rows, row_index, row_count, out):
     )  # fmt: skip
 
 
-def linear(x, weight, bias, row_count, activation, out):
+def linear(x, weight, bias, residual, row_count, activation, out):
     op, (rows, depth), columns = "linear", x.shape, weight.size(0)
     _expect_row_dtype(op, "x", x)
     if activation not in ACTIVATIONS:
@@ -230,8 +231,10 @@ def linear(x, weight, bias, row_count, activation, out):
     tile = tables.products(tables.architecture(x.device), rows, x.element_size())
     _launch(
         "linear", (tile.programs(rows, columns),),
-        x, weight, bias, row_count, out, rows, columns, depth,
-        *_strides(op, x=x, weight=weight, out=out),
+        x, weight, bias, residual, row_count, out, rows, columns, depth,
+        *_strides(op, x=x, weight=weight),
+        0 if residual is None else _stride(op, "residual", residual),
+        _stride(op, "out", out),
         ACTIVATION=activation, PRECISION=_precision(x), **asdict(tile),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from suite.models import model_folder, model_of
 from suite.variants import Call, Variant, all_variants
 from suite.work import dense_work, needed_work
 
-MIN_ROUNDS, MAX_ROUNDS = 3, 21
+MAX_ROUNDS = 21
 
 
 class Runner:
@@ -154,7 +154,7 @@ class Runner:
         }
         one_round = sum(max(estimate, timing.TURN_SECONDS) for estimate in estimates.values())
         rounds = int(self.effort * case.seconds / one_round)
-        rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, rounds))
+        rounds = min(MAX_ROUNDS, max(case.rounds, rounds))
         with tqdm(total=rounds * len(calls), desc="timing", leave=False) as bar:
             return timing.interleave(calls, estimates, rounds, bar.update, synchronize)
 

@@ -38,6 +38,14 @@ class Arguments {
         return {data<T>(tensor), tensor.stride(0)};
     }
 
+    // Without data where there is none.
+    template <class T>
+    Matrix<T> matrix(const char* name, const std::optional<Tensor>& tensor, int64_t rows,
+                     int64_t columns) const {
+        if (!tensor.has_value()) return {nullptr, 0};
+        return matrix<T>(name, *tensor, rows, columns);
+    }
+
     template <class T>
     T* vector(const char* name, const Tensor& tensor, int64_t count) const {
         using Element = std::remove_const_t<T>;

@@ -148,11 +148,11 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
     });
 }
 
-void halting_step(Tensor ffn_output, Tensor ffn_input, Tensor hidden, Tensor ln_weight,
-                  Tensor ln_bias, double eps, Tensor halting_weight, Tensor halting_bias,
-                  double threshold, int64_t iteration, bool last, Tensor accumulated_probability,
-                  Tensor token_index, Tensor query_offsets, Tensor next_hidden,
-                  Tensor next_accumulated_probability, Tensor next_token_index,
+void halting_step(Tensor ffn_output, std::optional<Tensor> ffn_input, Tensor hidden,
+                  Tensor ln_weight, Tensor ln_bias, double eps, Tensor halting_weight,
+                  Tensor halting_bias, double threshold, int64_t iteration, bool last,
+                  Tensor accumulated_probability, Tensor token_index, Tensor query_offsets,
+                  Tensor next_hidden, Tensor next_accumulated_probability, Tensor next_token_index,
                   Tensor next_query_offsets, Tensor workspace, Tensor out, Tensor n_updates,
                   Tensor remainders) {
     for_dtype("halting_step", hidden, [&](auto element) {

@@ -24,7 +24,10 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
     int64_t running = 0, asking = 0;
     for (int64_t r = begin; r < end; ++r) {
         A* g = candidates + (r - begin) * width;
-        const A total = add(args.ffn_output.row(r), args.ffn_input.row(r), width, g);
+        const T* output = args.ffn_output.row(r);
+        const A total = args.ffn_input.data == nullptr
+                            ? copy(output, width, g)
+                            : add(output, args.ffn_input.row(r), width, g);
         normalize(g, total, args.norm, width, g);
         const A logit = dot(g, halting_weight, width) + args.halting_bias;
         const A p = A(1) / (A(1) + A(__builtin_exp(double(-logit))));

@@ -42,7 +42,7 @@ struct AddLayerNorm {
 template <class T>
 struct HaltingStep {
     using State = Arithmetic<T>;
-    Matrix<const T> ffn_output, ffn_input, hidden;
+    Matrix<const T> ffn_output, ffn_input, hidden;  // ffn_input.data is null where there is none
     LayerNorm<T> norm;
     const T* halting_weight;
     State halting_bias, threshold;

@@ -21,6 +21,16 @@ inline __attribute__((always_inline)) void normalize(const A* row, A total,
     });
 }
 
+// row = x; returns the row's sum.
+template <class A, class X>
+inline __attribute__((always_inline)) A copy(const X* x, int64_t width, A* row) {
+    return sum_of<A>(width, [=](int64_t i, auto lanes) __attribute__((always_inline)) {
+        const auto element = lanes.load(x + i);
+        lanes.store(element, row + i);
+        return element;
+    });
+}
+
 // row = x + y, of which x may be the row itself; returns the row's sum.
 template <class A, class X, class Y>
 inline __attribute__((always_inline)) A add(const X* x, const Y* y, int64_t width, A* row) {

@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
     int64_t token = 0;
     if (is_row) {
         add_row<L>(args.ffn_output.row(r), args.width, candidate);
-        add_row<L>(args.ffn_input.row(r), args.width, candidate);
+        if (args.ffn_input.data != nullptr)
+            add_row<L>(args.ffn_input.row(r), args.width, candidate);
         load_row<L>(args.hidden.row(r), args.width, hidden);
         accumulated = args.accumulated_probability[r];
         token = args.token_index[r];

@@ -65,7 +65,7 @@ struct RaggedAttention {
 
 template <class T>
 struct HaltingStep {
-    Matrix<const T> ffn_output, ffn_input, hidden;
+    Matrix<const T> ffn_output, ffn_input, hidden;  // ffn_input.data is null where there is none
     LayerNorm<T> norm;
     const T *halting_weight, *halting_bias;
     float threshold;

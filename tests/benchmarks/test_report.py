@@ -69,6 +69,9 @@ def made_up_rows() -> list[dict]:
     rows[-1] |= {"skipped": "not installed: openvino", **FACTS}
     operator = {"kind": "operator", "case": "write_kv, 1 x 16", "variant": "cpp float32", **FACTS}
     operator |= {"seconds": 1e-5, "seconds_low": 1e-5, "seconds_high": 1e-5, "speed_up": 2.0}
+    parts = {"kind": "parts", "case": "16 rows", "variant": "cpp int8", "dtype": "int8", **FACTS}
+    parts |= {"seconds": 4e-3, "products": 2e-3, "attention": 1e-4, "other": 1e-5, "outside": 1e-3}
+    rows.append({**parts, "flop": 1e9, "peak_flops": 1e12})
     return [*rows, {**operator, "ratios": [2.0] * 5, "floor_seconds": 5e-6, "share_of_floor": 0.5}]
 
 
@@ -139,6 +142,7 @@ def test_the_report_shows_everything(tmp_path):
     text = page.read_text()
     assert all(f'src="{name}.png"' in text for name in drawn)
     assert "not installed: openvino" in text
+    assert "500 (50%)" in text  # the products' GFLOP/s of a call's parts
     assert all(case.name in text for case in selected("cpu"))
 
 

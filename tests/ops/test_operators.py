@@ -134,8 +134,9 @@ def test_both_ways_the_torch_implementation_attends(path, distances, dtype):
 def test_halting_step_at_every_threshold(name, implementation, device, dtype, threshold, last):
     for seed in range(4):
         make = Maker(3000 + seed, dtype, wide=seed % 2 == 0)
+        options = {"threshold": threshold, "last": last, "summed": seed > 1}
         try:
-            call = MAKERS[name](make, 48, RAGGED["ragged"], threshold=threshold, last=last)
+            call = MAKERS[name](make, 48, RAGGED["ragged"], **options)
         except AssertionError:
             pytest.fail("this seed's rows cannot be kept from the threshold: choose another")
         check(call, apply(call, implementation, device))

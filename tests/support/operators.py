@@ -208,6 +208,7 @@ def halting_step(
     threshold: float = 0.99,
     last: bool = False,
     beyond: int = 4,
+    summed: bool = False,
 ) -> Call:
     """No row is near the threshold, so that no rounding decides which rows halt."""
     tokens = sum(lengths)
@@ -215,7 +216,7 @@ def halting_step(
     rows, state = token_index.numel(), torch.float32
     call = {
         "ffn_output": make.rows(rows, width, beyond),
-        "ffn_input": make.rows(rows, width, beyond),
+        "ffn_input": None if summed else make.rows(rows, width, beyond),
         "hidden": make.rows(rows, width, beyond),
         "ln_weight": make.normal(width, mean=1.0, scale=0.2),
         "ln_bias": make.normal(width, scale=0.2),
@@ -255,9 +256,10 @@ def halting_step(
 
 def candidate_and_probability(a: dict, rows: int) -> tuple[Tensor, Tensor]:
     live = slice(0, rows)
-    g = layer_norm(
-        a["ffn_output"][live] + a["ffn_input"][live], a["ln_weight"], a["ln_bias"], a["eps"]
-    )
+    summed = a["ffn_output"][live]
+    if a["ffn_input"] is not None:
+        summed = summed + a["ffn_input"][live]
+    g = layer_norm(summed, a["ln_weight"], a["ln_bias"], a["eps"])
     wide = torch.promote_types(g.dtype, torch.float32)
     logit = g.to(wide) @ a["halting_weight"].to(wide)[0] + a["halting_bias"].to(wide)
     return g, logit.sigmoid()

@@ -103,15 +103,17 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     )  # fmt: skip
     triton_ops.write_kv(row, row, index, count, *store)
     triton_ops.add_layer_norm(row, row, *norm, count, x(rows, hidden))
-    triton_ops.halting_step(
-        row, row, row, *norm, x(1, hidden), x(1), 0.99, 2, False, state, index, offsets, row, state,
-        index, offsets, x(rows + 8, dtype=torch.int64), row, state, state,
-    )  # fmt: skip
+    for ffn_input in (None, row):
+        triton_ops.halting_step(
+            row, ffn_input, row, *norm, x(1, hidden), x(1), 0.99, 2, False, state, index, offsets,
+            row, state, index, offsets, x(rows + 8, dtype=torch.int64), row, state, state,
+        )  # fmt: skip
     triton_ops.scatter_rows(row, index, count, row)
     weight = x(hidden, hidden)
     triton_ops.project_qkv(row, [weight] * 3, [x(hidden)] * 3, index, count, count, row, *store)
-    triton_ops.linear(row, x(inner, hidden), x(inner), count, "gelu", x(rows, inner))
-    triton_ops.linear(x(rows, inner), x(hidden, inner), x(hidden), count, "none", row)
+    triton_ops.linear(row, weight, x(hidden), None, count, "none", x(rows, hidden))
+    triton_ops.linear(row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
+    triton_ops.linear(x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
 
 
 def _signature(launch: Launch) -> tuple[dict, dict, dict]:

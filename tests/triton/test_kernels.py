@@ -37,22 +37,29 @@ def assert_as_exact_as_pytorch(given, truth, plain) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize(
     ("rows", "live", "depth", "columns"),
     # The last two have fewer live rows than tiles for the launch's size are made for.
     [(70, 67, 48, 33), (5, 1, 5, 96), (140, 129, 77, 130), (140, 64, 9, 70), (600, 70, 20, 150)],
 )
-def test_linear(dtype, activation, rows, live, depth, columns):
+def test_linear(dtype, activation, added, rows, live, depth, columns):
     make = Maker(rows + columns, dtype, wide=True)
     x, weight = make.rows(live, depth, rows - live), make.rows(columns, depth, scale=depth**-0.5)
     bias, out = make.normal(columns), poisoned(rows, columns, dtype=dtype)
-    implementation_of("linear", "triton")(x, weight, bias, torch.tensor([live]), activation, out)
+    residual = make.rows(live, columns, rows - live) if added else None
+    count = torch.tensor([live])
+    implementation_of("linear", "triton")(x, weight, bias, residual, count, activation, out)
     act = ACTIVATIONS[activation]
     truth = act(F.linear(x[:live].double(), weight.double(), bias.double()))
-    assert_as_exact_as_pytorch(out[:live], truth, act(F.linear(x[:live], weight, bias)))
+    plain = act(F.linear(x[:live], weight, bias))
+    if added:
+        residual = residual[:live]
+        truth, plain = truth + residual, plain + residual
+    assert_as_exact_as_pytorch(out[:live], truth, plain)
     assert out[live:].isnan().all()
     whole = poisoned(live, columns, dtype=dtype)
-    implementation_of("linear", "triton")(x[:live], weight, bias, None, activation, whole)
+    implementation_of("linear", "triton")(x[:live], weight, bias, residual, None, activation, whole)
     assert torch.equal(whole, out[:live])
 
 
@@ -131,7 +138,7 @@ def test_what_the_dispatcher_is_told(name):
     out = [torch.zeros(rows, width) for _ in range(3)]
     hidden = make.rows(rows, width)
     arguments = {
-        "linear": (hidden, weight[0], bias[0], count, "gelu", out[0]),
+        "linear": (hidden, weight[0], bias[0], hidden, count, "gelu", out[0]),
         "project_qkv": (hidden, weight, bias, torch.arange(rows), count, count, *out),
     }[name]
     operator = implementation_of(name, "triton")
@@ -145,11 +152,11 @@ def test_bad_calls_are_named():
     x, weight, bias, out = make.rows(3, 4), make.rows(4, 4), make.normal(4), torch.zeros(3, 4)
     linear = implementation_of("linear", "triton")
     with pytest.raises(ValueError, match=r"linear: activation is 'tanh', expected one of none"):
-        linear(x, weight, bias, None, "tanh", out)
+        linear(x, weight, bias, None, None, "tanh", out)
     with pytest.raises(ValueError, match=r"linear: x is torch.float64, expected one of"):
-        linear(x.double(), weight.double(), bias.double(), None, "none", out.double())
+        linear(x.double(), weight.double(), bias.double(), None, None, "none", out.double())
     with pytest.raises(ValueError, match=r"linear: weight has column stride 4, expected 1"):
-        linear(x, weight.t(), bias, None, "none", out)
+        linear(x, weight.t(), bias, None, None, "none", out)
     call = MAKERS["ragged_attention"](make, 257, [3])
     with pytest.raises(ValueError, match="a head has 257 columns, expected at most 256"):
         implementation_of("ragged_attention", "triton")(*call.arguments.values())

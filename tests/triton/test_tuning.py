@@ -36,8 +36,8 @@ def test_tiles_are_checked_before_they_are_timed(interpreted, dtype, monkeypatch
     assert len(calls) == 2
     right = triton_ops.linear
 
-    def wrong(x, weight, bias, row_count, activation, out):
-        right(x, weight, bias, row_count, activation, out)
+    def wrong(x, weight, bias, residual, row_count, activation, out):
+        right(x, weight, bias, residual, row_count, activation, out)
         out[3, 5] += 1
 
     monkeypatch.setattr(triton_ops, "linear", wrong)
