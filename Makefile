@@ -54,7 +54,8 @@ interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on
 
 # Operators are registered for a whole process, hence one of its own here too.
 simulate: $(STAMP) ## run the CUDA kernels' tests, compiled as C++ that gives threads as fibers
-	@ALBERT_ACT_FAST_CUDA_ON_CPU=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not slow and not gpu" \
+	@ALBERT_ACT_FAST_CUDA_ON_CPU=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal \
+	    -m "not slow and not gpu" \
 	    -k cuda tests/ops tests/cuda/test_cuda_kernels.py $(ARGS)
 
 # Python itself is not built with the sanitizers, so their runtimes are loaded before it.

@@ -61,7 +61,7 @@ def run(program: Path, rows: int, orders: int, width: int) -> tuple[int, str]:
         env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -71,6 +71,8 @@ def run(program: Path, rows: int, orders: int, width: int) -> tuple[int, str]:
     [
         ("none", [(3000, 8, 8), (100, 4, 5)]),
         ("address", [(300, 8, 8), (61, 4, 5), (9, 4, 300), (3, 4, 1000), (1, 4, 64)]),
+        # 2,500 blocks, so that the scan across them is really at work.
+        ("address", [(20_000, 100, 8)]),
         ("thread", [(41, 4, 8), (2, 4, 5)]),
     ],
 )
