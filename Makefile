@@ -46,6 +46,8 @@ test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make t
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory interpret)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory simulate)
+	$(if $(ARGS),,@if command -v gcc >/dev/null; then $(MAKE) --no-print-directory sanitize; \
+	    else echo "The sanitizers are left out: there is no gcc."; fi)
 
 # Triton decides when kernels are defined whether it interprets them, hence a process of their own.
 interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
@@ -61,13 +63,13 @@ simulate: $(STAMP) ## run the CUDA kernels' tests, compiled as C++ that gives th
 # Python itself is not built with the sanitizers, so their runtimes are loaded before it.
 sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, and run their tests
 	@rm -rf build/sanitized
-	@ALBERT_ACT_FAST_SANITIZE=1 $(BIN)/pip install -q --no-deps --no-build-isolation \
+	@ALBERT_ACT_FAST_SANITIZE=1 ALBERT_ACT_FAST_SKIP_CUDA=1 $(BIN)/pip install -q --no-deps --no-build-isolation \
 	    --target build/sanitized .
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
 	    $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    PYTHONPATH=build/sanitized OMP_NUM_THREADS=2 \
-	    $(BIN)/python -m pytest -p no:cacheprovider -k cpp \
-	    tests/ops/test_operators.py tests/parity/test_engine_parity.py $(ARGS)
+	    $(BIN)/python -m pytest -p no:cacheprovider -k "cpp or native" \
+	    tests/ops/test_operators.py tests/parity/test_engine_parity.py tests/native $(ARGS)
 
 # compute-sanitizer comes with the CUDA toolkit. -s shows each kernel's share of a device copy's
 # bandwidth.

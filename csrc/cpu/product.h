@@ -92,21 +92,17 @@ void quantize(const Quantize<T>& args, int64_t begin, int64_t end) {
     }
 }
 
+// Null for the dtypes that have no products of their own.
 template <class T>
-constexpr ProductKernel<T, typename WordOf<T>::type> product_of() {
-    return nullptr;
-}
-template <>
-constexpr ProductKernel<float, float> product_of<float>() {
-    return &product<float, float>;
-}
-template <>
-constexpr ProductKernel<BFloat16, BFloat16Pair> product_of<BFloat16>() {
-    return &product<BFloat16, BFloat16Pair>;
-}
+constexpr bool kHasProducts = __is_same(T, float) || __is_same(T, BFloat16);
 
 template <class T>
+constexpr ProductKernel<T, typename WordOf<T>::type> product_of() {
+    if constexpr (kHasProducts<T>) return &product<T, typename WordOf<T>::type>;
+    return nullptr;
+}
+template <class T>
 constexpr ProductKernel<T, Int8Quad> int8_product_of() {
-    if constexpr (product_of<T>() != nullptr) return &product<T, Int8Quad>;
+    if constexpr (kHasProducts<T>) return &product<T, Int8Quad>;
     return nullptr;
 }
