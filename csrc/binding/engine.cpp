@@ -50,7 +50,7 @@ class Stopwatch {
 
 // Rows that a wide product takes at a time, if it is the engine's own, before what it gives is
 // used: that then stays in cache, and takes little memory.
-constexpr int64_t kChunk = 4 * cpu::kRowChunk;
+constexpr int64_t kChunk = 2 * cpu::kRowChunk;
 
 template <class T>
 struct Workspace {

@@ -174,7 +174,7 @@ struct Product {
 };
 
 // Rows that are multiplied by a panel before the next panel's turn: they stay in cache.
-constexpr int64_t kRowChunk = 96;
+constexpr int64_t kRowChunk = 192;
 inline int64_t row_chunks(int64_t rows) {
     return (rows + kRowChunk - 1) / kRowChunk;
 }

@@ -43,7 +43,13 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
             __builtin_prefetch(args.out.row(first + r) + panel * kPanel, 1);
         for (int64_t k = 0; k < args.depth; k += block_depth) {
             const int64_t depth = k + block_depth < args.depth ? block_depth : args.depth - k;
+            // What is multiplied next, of this panel or the one after it, comes meanwhile.
+            const char* ahead = reinterpret_cast<const char*>(words + (k + depth) * kPanel);
+            const int64_t lines = depth * kPanel * int64_t(sizeof(Word)) / 64 / blocks;
             for (int64_t block = 0; block < blocks; ++block) {
+                if (blocks > 1)
+                    for (int64_t line = 0; line < lines; ++line, ahead += 64)
+                        __builtin_prefetch(ahead, 0, 2);
                 const int64_t r = count * block / blocks, stop = count * (block + 1) / blocks;
                 multiply_rows(stop - r, args.x.row(first + r) + k, args.x.stride,
                               words + k * kPanel, depth, sums + r * kPanel, kPanel, k == 0);
