@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from suite.cases import BASELINE, ENGINES, PEERS, TARGETS
-from suite.plots import at, crossing, fit, timed
+from suite.plots import at, crossing, fit, timed, with_depth
 
 SHOWN_ENGINES = [name for name in ENGINES if name.startswith(("torch", "cpp"))]
 INPUTS = {
@@ -146,13 +146,19 @@ def fits(rows: list[dict]) -> str:
         if fitted is None:
             continue
         constant, slope, r2 = fitted
-        crossings = [crossing(rows, variant, rivals[peer]["seconds"]) for peer in shown]
-        cells = ["never" if d is None else f"{d:.1f}" for d in crossings]
+        cells = [_up_to_depth(rows, variant, rivals[peer]["seconds"]) for peer in shown]
         lines.append(
             [variant, f"{1e6 * slope:.1f} µs", f"{1e3 * constant:.0f} ms", f"{r2:.4f}", *cells]
         )
     header = ["variant", "a row", "a call without rows", "R²"]
-    return markdown([*header, *(f"as fast as {p} at depth" for p in shown)], lines)
+    return markdown([*header, *(f"as fast as {p} up to depth" for p in shown)], lines)
+
+
+def _up_to_depth(rows: list[dict], variant: str, seconds: float) -> str:
+    depth = crossing(rows, variant, seconds)
+    if depth is not None:
+        return f"{depth:.1f}"
+    return "all" if with_depth(rows, variant)[-1]["seconds"] < seconds else "none"
 
 
 TABLES = {

@@ -16,7 +16,7 @@ from suite.work import dense_work, needed_work
 ENGINE = "torch float32"
 # Relative, of the whole gradient; measured: 3e-6.
 GRADIENT_ERROR = 1e-4
-ROUNDS = 5
+ROUNDS = 3
 
 
 def training_rows(folder: Path, advance: Callable[[], None] = lambda: None) -> list[dict]:
