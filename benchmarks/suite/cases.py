@@ -103,7 +103,8 @@ GRID = tuple(
 )
 # Where dropping starts to pay, and how time follows the running rows.
 DEPTHS = tuple(
-    fixed("base", 8, 128, depth=depth, variants=("torch float32", *CPP), seconds=8) for depth in (3, 6, 12, 18, 24)
+    fixed("base", 8, 128, depth=depth, variants=("torch float32", *CPP), seconds=8)
+    for depth in (3, 6, 12, 18, 24)
 )
 SIZES = tuple(fixed(size, 8, 128, variants=CPP, seconds=5) for size in ("tiny", "small"))
 LENGTHS = (
