@@ -141,7 +141,7 @@ def full(
 ) -> None:
     """Measure selection cpu into the committed rows, and make page, pictures and tables of them.
 
-    Takes about a quarter of an hour, on a machine that does nothing else.
+    Takes less than 20 minutes on two cores, which should do nothing else.
     """
     fresh = Path("build/benchmarks/cpu.jsonl")
     run("cpu", output=fresh, threads=threads, effort=effort)
