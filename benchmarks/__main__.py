@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from suite.cases import SELECTIONS, committed_rows, selected
+from suite.cases import ENGINES, SELECTIONS, committed_rows, selected
 from suite.commits import install, run_with
-from suite.compare import compare_rows
+from suite.compare import Change, compare_rows, found_by_all
 from suite.inputs import ROOT
 from suite.machine import facts
 from suite.memory import measure_here
@@ -154,10 +154,18 @@ def full(
 def compare(old: Path, new: Path) -> None:
     """Compare two files of rows by their speed-ups over the reference loop. Fails if one fell by
     more than the noise, or lost its time."""
+    _judge([_changes(old, new)])
+
+
+def _changes(old: Path, new: Path) -> list[Change]:
     try:
-        changes = compare_rows(_read(old), _read(new))
+        return compare_rows(_read(old), _read(new))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _judge(comparisons: list[list[Change]]) -> None:
+    changes = found_by_all(comparisons)
     table = Table()
     for column in ("case", "variant", "old", "new", "change", "limit", ""):
         table.add_column(column)
@@ -184,21 +192,29 @@ def commits(
     selection: str = "targets",
     case: str | None = None,
     effort: float = 1.0,
+    pairs: Annotated[int, typer.Option(min=1, help="Runs of both, one after the other.")] = 2,
 ) -> None:
-    """Build two commits, run this suite over both, and compare. Needs what the package's build
-    needs; several minutes."""
-    rows = []
+    """Build two commits, run this suite's engines over both in turn, and compare; a regression is
+    what every pair of runs finds. Needs what the package's build needs; ten minutes and more."""
     with tempfile.TemporaryDirectory() as folder:
+        sites = []
         for name, commit in (("old", base), ("new", head)):
             typer.echo(f"building {commit}")
             (Path(folder) / name).mkdir()
-            site = install(commit, Path(folder) / name)
-            rows.append(Path(folder) / f"{name}.jsonl")
-            command = ["run", selection, "--output", str(rows[-1]), "--effort", str(effort)]
-            command += ["--no-memory", *(["--case", case] if case else [])]
-            if run_with(site, command) != 0 and not rows[-1].exists():
-                raise typer.Exit(1)
-        compare(*rows)
+            sites.append(install(commit, Path(folder) / name))
+        options = ["--effort", str(effort), "--no-memory", *(["--case", case] if case else [])]
+        for engine in ENGINES:
+            options += ["--variant", engine]
+        comparisons = []
+        for _ in range(pairs):
+            rows = [site.with_suffix(".jsonl") for site in sites]
+            for site, to in zip(sites, rows, strict=True):
+                if run_with(site, ["run", selection, "--output", str(to), *options]) != 0:
+                    typer.echo(f"{to.parent.name}: some results are wrong, see above")
+                if not to.exists():
+                    raise typer.Exit(1)
+            comparisons.append(_changes(*rows))
+        _judge(comparisons)
 
 
 def _read(path: Path) -> list[dict]:

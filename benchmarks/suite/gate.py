@@ -30,9 +30,9 @@ MORE_DIFFERING, MORE_TOKENS = 0.01, 3
 # The peers' int8 rounds coarser (one factor for a whole tensor of activations) over 24 iterations
 # without halting; this only stops what computes something else.
 PEER_ERROR = {"float32": 1e-4, "bfloat16": 0.2, "int8": 0.7}
-# Yardsticks run on about so many places of the batch: three plain loops over all of a large one
-# would take longer than the timing.
-YARDSTICK_ROWS = 512
+# Yardsticks run on so many places of the batch at the largest size, and on what takes as long at a
+# smaller one: plain loops over all of a large batch would take longer than the timing.
+YARDSTICK_ROWS, YARDSTICK_ITERATIONS, YARDSTICK_WIDTH = 512, 24, 768
 
 
 class WrongResult(RuntimeError):
@@ -97,11 +97,15 @@ class Gate:
 
     def _yardstick(self, dtype: str) -> Check:
         if dtype not in self._yardsticks:
-            batch = self.batch.first(YARDSTICK_ROWS)
+            config = self.model.config
+            ratio = YARDSTICK_ITERATIONS / config.num_hidden_layers
+            ratio *= (YARDSTICK_WIDTH / config.hidden_size) ** 2
+            chosen, batch = self.batch.shortest(int(YARDSTICK_ROWS * ratio))
             model = rounded(self.model) if dtype == "int8" else in_dtype(self.model, dtype)
             plain = adaptive_call(model, batch, "reference")()
-            count = len(batch.input_ids)
-            exact = Result(self.reference.hidden[:count], self.reference.n_updates[:count])
+            width = batch.input_ids.size(1)
+            hidden, n_updates = self.reference.hidden, self.reference.n_updates
+            exact = Result(hidden[chosen, :width], n_updates[chosen, :width])
             self._yardsticks[dtype] = compare(plain, exact, batch)
         return self._yardsticks[dtype]
 

@@ -35,10 +35,17 @@ class Batch:
         """Padding left out."""
         return int(self.attention_mask.sum())
 
-    def first(self, rows: int) -> Batch:
-        """As many whole sequences from the front as fit into `rows` places, one at least."""
-        count = max(1, rows // self.input_ids.size(1))
-        return Batch(self.input_ids[:count], self.attention_mask[:count], self.source)
+    def shortest(self, places: int) -> tuple[Tensor, Batch]:
+        """The shortest sequences, as many as fit into so many places, one at least; and which they
+        are. Columns that then hold padding alone are left out: padding is on the right."""
+        lengths, order = self.attention_mask.sum(1).sort(stable=True)
+        needed = lengths * torch.arange(1, len(lengths) + 1, device=lengths.device)
+        count = max(1, int((needed <= places).sum()))
+        chosen, width = order[:count], int(lengths[count - 1])
+        part = Batch(
+            self.input_ids[chosen, :width], self.attention_mask[chosen, :width], self.source
+        )
+        return chosen, part
 
     def to(self, device: str) -> Batch:
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.source)
@@ -109,8 +116,10 @@ def sentence_batch(sequences: int, kind: str, seed: int = 0) -> Batch:
     chooser = random.Random(seed)
     folder = data_folder()
     if folder is None:
-        own = _sentences(own_text())
-        chosen = [chooser.choice(own) for _ in range(sequences)]
+        own = [s for paragraph in own_text().split("\n\n") for s in _sentences(paragraph)]
+        # None twice as long as there are others: it would say nothing new.
+        chosen = chooser.sample(own, len(own))
+        chosen = (chosen * -(-sequences // len(own)))[:sequences]
         source = "sentences of the project's own text"
     elif kind == "mixed":
         half = sequences // 2

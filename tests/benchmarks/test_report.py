@@ -10,7 +10,7 @@ import pytest
 
 from suite import plots, report, tables
 from suite.cases import BASELINE, selected
-from suite.compare import compare_rows
+from suite.compare import compare_rows, found_by_all
 from suite.variants import all_variants
 
 FACTS = {
@@ -124,6 +124,22 @@ def test_noise_is_no_regression_and_a_wrong_result_is_one():
         new[3]["variant"],
         "error 1.0",
     )
+
+
+def test_a_regression_is_what_every_comparison_finds():
+    old = made_up_rows()
+
+    def slower(*variants):
+        new = [dict(row) for row in old]
+        for row in new:
+            if row["variant"] in variants and row.get("case") == "base, 8 x 128":
+                row["speed_up"] /= 2
+        return compare_rows(old, new)
+
+    first, second = slower("cpp float32", "cpp int8"), slower("cpp int8", "torch float32")
+    for comparisons in ([first, second], [second, first]):
+        (change,) = [c for c in found_by_all(comparisons) if c.is_regression]
+        assert change.variant == "cpp int8"
 
 
 def test_what_is_compared_is_the_ratio():

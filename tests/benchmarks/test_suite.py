@@ -63,6 +63,25 @@ def test_batches_have_the_lengths_asked_for():
     assert sentence_batch(5, "sst2").input_ids.size(0) == 5
 
 
+def test_own_sentences_repeat_only_where_there_are_no_others(monkeypatch):
+    monkeypatch.delenv("ALBERT_ACT_FAST_DATA", raising=False)
+    few, many = (sentence_batch(count, "sst2").input_ids.tolist() for count in (20, 200))
+    assert len(set(map(tuple, few))) == 20
+    assert 20 < len(set(map(tuple, many))) < 200
+
+
+def test_the_shortest_sequences_keep_their_tokens():
+    batch = mixed_batch(9, 30)
+    chosen, part = batch.shortest(60)
+    lengths = batch.attention_mask.sum(1)
+    assert part.input_ids.numel() <= 60
+    assert part.input_ids.size(1) == lengths[chosen].max()
+    assert lengths[chosen].max() <= min(n for i, n in enumerate(lengths) if i not in chosen)
+    assert part.tokens == lengths[chosen].sum()
+    assert torch.equal(part.input_ids, batch.input_ids[chosen, : part.input_ids.size(1)])
+    assert fixed_batch(4, 20).shortest(1)[1].input_ids.shape == (1, 20)
+
+
 def test_calibration_reaches_the_depths_and_refuses_what_misses_them():
     batch = fixed_batch(2, 24)
     with torch.no_grad():
