@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from suite.cases import ENGINES, SELECTIONS, committed_rows, selected
-from suite.commits import install, run_with
-from suite.compare import Change, compare_rows, found_by_all
+from suite.commits import Baton, install, run_by_turns
+from suite.compare import compare_rows
 from suite.inputs import ROOT
 from suite.machine import facts
 from suite.memory import measure_here
@@ -59,6 +59,7 @@ def run(
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
     device: Device = "cpu",
     threads: Threads = None,
+    turns: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure a selection and write its rows. Fails if a variant's results are wrong."""
     if threads:
@@ -67,6 +68,10 @@ def run(
         cases = [c for c in selected(selection) if case is None or case in c.name]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    baton = None
+    if turns:  # what `commits` starts
+        take, give, place = turns.split(",")
+        baton = Baton(int(take), int(give), first=place == "first")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     console, begun = Console(stderr=True), time.perf_counter()
@@ -78,6 +83,7 @@ def run(
             only=variant,
             effort=effort,
             memory=memory,
+            **({"after_round": baton.pass_on} if baton else {}),
             console=console,
         )
         console.print(", ".join(f"{k} {v}" for k, v in facts(device).items()))
@@ -154,18 +160,10 @@ def full(
 def compare(old: Path, new: Path) -> None:
     """Compare two files of rows by their speed-ups over the reference loop. Fails if one fell by
     more than the noise, or lost its time."""
-    _judge([_changes(old, new)])
-
-
-def _changes(old: Path, new: Path) -> list[Change]:
     try:
-        return compare_rows(_read(old), _read(new))
+        changes = compare_rows(_read(old), _read(new))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def _judge(comparisons: list[list[Change]]) -> None:
-    changes = found_by_all(comparisons)
     table = Table()
     for column in ("case", "variant", "old", "new", "change", "limit", ""):
         table.add_column(column)
@@ -192,29 +190,21 @@ def commits(
     selection: str = "targets",
     case: str | None = None,
     effort: float = 1.0,
-    pairs: Annotated[int, typer.Option(min=1, help="Runs of both, one after the other.")] = 2,
 ) -> None:
-    """Build two commits, run this suite's engines over both in turn, and compare; a regression is
-    what every pair of runs finds. Needs what the package's build needs; ten minutes and more."""
+    """Build two commits, run this suite's engines over both by turns, round by round, and compare.
+    Needs what the package's build needs; several minutes."""
+    options = ["--effort", str(effort), "--no-memory", *(["--case", case] if case else [])]
+    for engine in ENGINES:
+        options += ["--variant", engine]
     with tempfile.TemporaryDirectory() as folder:
         sites = []
         for name, commit in (("old", base), ("new", head)):
             typer.echo(f"building {commit}")
             (Path(folder) / name).mkdir()
             sites.append(install(commit, Path(folder) / name))
-        options = ["--effort", str(effort), "--no-memory", *(["--case", case] if case else [])]
-        for engine in ENGINES:
-            options += ["--variant", engine]
-        comparisons = []
-        for _ in range(pairs):
-            rows = [site.with_suffix(".jsonl") for site in sites]
-            for site, to in zip(sites, rows, strict=True):
-                if run_with(site, ["run", selection, "--output", str(to), *options]) != 0:
-                    typer.echo(f"{to.parent.name}: some results are wrong, see above")
-                if not to.exists():
-                    raise typer.Exit(1)
-            comparisons.append(_changes(*rows))
-        _judge(comparisons)
+        rows = [site.with_suffix(".jsonl") for site in sites]
+        run_by_turns(sites, [[selection, "--output", str(to), *options] for to in rows])
+        compare(*rows)
 
 
 def _read(path: Path) -> list[dict]:

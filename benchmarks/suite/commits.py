@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -32,8 +33,44 @@ def install(commit: str, folder: Path) -> Path:
     return target
 
 
-def run_with(site: Path, arguments: list[str]) -> int:
-    """Runs this suite's command with the package found in `site`; its exit status."""
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, str(ROOT / "benchmarks"), *arguments]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode
+class Baton:
+    """Lets two processes run by turns: one at a time, from one call of `pass_on` to the next.
+
+    A machine is slower for minutes at a time, and not in everything alike; rounds of two commits
+    that follow each other see the same of it.
+
+    Args:
+        take: file descriptor to read from when waiting.
+        give: file descriptor to write to when the other may go on.
+        first: whether this process is the one to start.
+    """
+
+    def __init__(self, take: int, give: int, *, first: bool):
+        self.take, self.give = take, give
+        if not first:
+            os.read(take, 1)
+
+    def pass_on(self) -> None:
+        """Returns when it is this process's turn again, or the other one has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.give, b".")
+        os.read(self.take, 1)
+
+
+def run_by_turns(sites: list[Path], arguments: list[list[str]]) -> list[int]:
+    """Runs this suite's command `run` twice, each time with the package found in a site, the two
+    taking turns round by round; their exit statuses."""
+    pipes = [os.pipe(), os.pipe()]
+    processes = []
+    for i, (site, own) in enumerate(zip(sites, arguments, strict=True)):
+        take, give = pipes[i][0], pipes[1 - i][1]
+        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, str(ROOT / "benchmarks"), "run", *own]
+        command += ["--turns", f"{take},{give},{'first' if i == 0 else 'second'}"]
+        processes.append(
+            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, pass_fds=(take, give))
+        )
+    # Each end is then open in one process alone, so that the other sees it end.
+    for end in (end for pipe in pipes for end in pipe):
+        os.close(end)
+    return [process.wait() for process in processes]

@@ -54,19 +54,6 @@ def compare_rows(old: list[dict], new: list[dict]) -> list[Change]:
     return changes
 
 
-def found_by_all(comparisons: list[list[Change]]) -> list[Change]:
-    """The first comparison's changes; what it alone calls a regression gives way to another's.
-
-    A machine's memory and its products do not slow down alike, so that between two runs a ratio to
-    the reference can move by more than it does within either; a change of the code is there again.
-    """
-    changes = comparisons[0]
-    for later in comparisons[1:]:
-        again = {(change.case, change.variant): change for change in later}
-        changes = [again.get((c.case, c.variant), c) if c.is_regression else c for c in changes]
-    return changes
-
-
 def _by_key(rows: list[dict]) -> dict[tuple, dict]:
     return {(r.get("kind"), r["case"], r.get("text"), r["variant"]): r for r in rows}
 

@@ -33,6 +33,7 @@ class Runner:
         only: measure these alone, and the reference.
         effort: multiplies the time that cases ask for.
         memory: False leaves peak memory out.
+        after_round: called after each round of timing.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Runner:
         only: Iterable[str] | None = None,
         effort: float = 1.0,
         memory: bool = True,
+        after_round: Callable[[], None] = lambda: None,
         console: Console | None = None,
     ):
         self.folder, self.report, self.device = folder, report, device
         self.variants = all_variants() if variants is None else variants
         self.only = None if only is None else {BASELINE, *only}
-        self.effort, self.memory = effort, memory
+        self.effort, self.memory, self.after_round = effort, memory, after_round
         self.console = console or Console(stderr=True)
         self.facts = machine.facts(device)
         self.wrong: list[str] = []
@@ -156,7 +158,9 @@ class Runner:
         rounds = int(self.effort * case.seconds / one_round)
         rounds = min(MAX_ROUNDS, max(case.rounds, rounds))
         with tqdm(total=rounds * len(calls), desc="timing", leave=False) as bar:
-            return timing.interleave(calls, estimates, rounds, bar.update, synchronize)
+            return timing.interleave(
+                calls, estimates, rounds, bar.update, synchronize, self.after_round
+            )
 
     @staticmethod
     def _efficiency(variant: Variant, work, needed, measured: list[float], peaks) -> dict:

@@ -20,6 +20,7 @@ def interleave(
     rounds: int,
     advance: Callable[[], None] = lambda: None,
     synchronize: Callable[[], None] = lambda: None,
+    after_round: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of a call of each variant, one figure for each round.
 
@@ -31,6 +32,7 @@ def interleave(
         estimates: seconds of a call, known roughly.
         advance: called after each turn.
         synchronize: waits until the device is done.
+        after_round: called after each round.
     """
     chooser = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -40,6 +42,7 @@ def interleave(
         for name in order:
             seconds[name].append(turn(variants[name], estimates[name], synchronize))
             advance()
+        after_round()
     return seconds
 
 

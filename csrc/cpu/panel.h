@@ -79,7 +79,7 @@ constexpr bool kReadAgain = true;
 #else
 constexpr bool kReadAgain = false;
 #endif
-constexpr int64_t kPrefetch = 8192;  // bytes ahead: the way from memory, at the pace of few rows
+constexpr int64_t kPrefetch = 4096;  // bytes ahead: the way from memory, at the pace of few rows
 
 // sums[r][0..kPanel) += row r of x times the panel, for R rows; = where `first`.
 template <class Word, int R>

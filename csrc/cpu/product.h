@@ -5,6 +5,7 @@
 // panel stay in cache for each other.
 #pragma once
 
+constexpr int64_t kManyBlocks = 5;
 constexpr int64_t kDepthBlock = 384;  // of a panel: stays in cache for all of a chunk
 
 template <class T>
@@ -43,11 +44,12 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
             __builtin_prefetch(args.out.row(first + r) + panel * kPanel, 1);
         for (int64_t k = 0; k < args.depth; k += block_depth) {
             const int64_t depth = k + block_depth < args.depth ? block_depth : args.depth - k;
-            // What is multiplied next, of this panel or the one after it, comes meanwhile.
+            // What is multiplied next, of this panel or the one after it, comes meanwhile. For few
+            // blocks it would come all at once; there the kernel's own looking ahead does.
             const char* ahead = reinterpret_cast<const char*>(words + (k + depth) * kPanel);
             const int64_t lines = depth * kPanel * int64_t(sizeof(Word)) / 64 / blocks;
             for (int64_t block = 0; block < blocks; ++block) {
-                if (blocks > 1)
+                if (blocks >= kManyBlocks)
                     for (int64_t line = 0; line < lines; ++line, ahead += 64)
                         __builtin_prefetch(ahead, 0, 2);
                 const int64_t r = count * block / blocks, stop = count * (block + 1) / blocks;

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from suite import plots, report, tables
 from suite.cases import BASELINE, selected
-from suite.compare import compare_rows, found_by_all
+from suite.commits import Baton
+from suite.compare import compare_rows
 from suite.variants import all_variants
 
 FACTS = {
@@ -126,20 +129,22 @@ def test_noise_is_no_regression_and_a_wrong_result_is_one():
     )
 
 
-def test_a_regression_is_what_every_comparison_finds():
-    old = made_up_rows()
+def test_two_runs_take_turns_until_one_ends():
+    pipes = [os.pipe(), os.pipe()]
+    log = []
 
-    def slower(*variants):
-        new = [dict(row) for row in old]
-        for row in new:
-            if row["variant"] in variants and row.get("case") == "base, 8 x 128":
-                row["speed_up"] /= 2
-        return compare_rows(old, new)
+    def run(place, rounds):
+        take, give = pipes[place][0], pipes[1 - place][1]
+        baton = Baton(take, give, first=place == 0)
+        for i in range(rounds):
+            log.append((place, i))
+            baton.pass_on()
+        os.close(take)
+        os.close(give)
 
-    first, second = slower("cpp float32", "cpp int8"), slower("cpp int8", "torch float32")
-    for comparisons in ([first, second], [second, first]):
-        (change,) = [c for c in found_by_all(comparisons) if c.is_regression]
-        assert change.variant == "cpp int8"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (0, 1), (2, 4)))
+    assert log == [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (1, 3)]
 
 
 def test_what_is_compared_is_the_ratio():
