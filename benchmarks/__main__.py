@@ -83,7 +83,7 @@ def run(
             only=variant,
             effort=effort,
             memory=memory,
-            **({"after_round": baton.pass_on} if baton else {}),
+            after_round=baton.pass_on if baton else None,
             console=console,
         )
         console.print(", ".join(f"{k} {v}" for k, v in facts(device).items()))
@@ -203,7 +203,10 @@ def commits(
             (Path(folder) / name).mkdir()
             sites.append(install(commit, Path(folder) / name))
         rows = [site.with_suffix(".jsonl") for site in sites]
-        run_by_turns(sites, [[selection, "--output", str(to), *options] for to in rows])
+        arguments = [[selection, "--output", str(to), *options] for to in rows]
+        for commit, status in zip((base, head), run_by_turns(sites, arguments), strict=True):
+            if status != 0:
+                typer.echo(f"{commit}: the run ended with status {status}, see above")
         compare(*rows)
 
 

@@ -46,13 +46,14 @@ class Runner:
         only: Iterable[str] | None = None,
         effort: float = 1.0,
         memory: bool = True,
-        after_round: Callable[[], None] = lambda: None,
+        after_round: Callable[[], None] | None = None,
         console: Console | None = None,
     ):
         self.folder, self.report, self.device = folder, report, device
         self.variants = all_variants() if variants is None else variants
         self.only = None if only is None else {BASELINE, *only}
-        self.effort, self.memory, self.after_round = effort, memory, after_round
+        self.effort, self.memory = effort, memory
+        self.after_round = after_round or (lambda: None)
         self.console = console or Console(stderr=True)
         self.facts = machine.facts(device)
         self.wrong: list[str] = []

@@ -5,7 +5,7 @@
 // panel stay in cache for each other.
 #pragma once
 
-constexpr int64_t kManyBlocks = 5;
+constexpr int64_t kManyBlocks = 5;    // of rows: from so many on, panels are fetched ahead
 constexpr int64_t kDepthBlock = 384;  // of a panel: stays in cache for all of a chunk
 
 template <class T>
