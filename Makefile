@@ -5,6 +5,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 # Passed on to pytest, as in: make test ARGS="tests/packaging -k wheel"
 ARGS ?=
+# Pythons to build wheels for, as in: make wheel PYTHONS="python3.11 python3.12"
+PYTHONS ?= $(BIN)/python
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test wheel sdist interpret simulate sanitize lint format gpu resources predictions bench venv clean distclean
+.PHONY: help demo test wheel sdist manylinux interpret simulate sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -103,6 +105,33 @@ gpu: $(STAMP) ## on a GPU: the gpu tests, the CUDA kernels under compute-sanitiz
 	    tests/ops tests/cuda || exit 1; done
 	@$(BIN)/python benchmarks run gpu --device cuda --output build/benchmarks/gpu.jsonl
 	@$(BIN)/python benchmarks run operators --device cuda --output build/benchmarks/gpu_operators.jsonl
+
+# Always from the sdist and never from pip's cache: no older build gets into a wheel.
+sdist: $(STAMP) ## build the source distribution into dist/, and check it
+	@$(BIN)/pip install -q --no-compile -r requirements/release.txt
+	@rm -rf dist && ALBERT_ACT_FAST_SKIP_CPP=1 $(BIN)/python -m build --sdist --outdir dist .
+	@$(BIN)/twine check --strict dist/*.tar.gz
+
+# The operators take torch's library as they find it, so it is not packed along. auditwheel names the
+# oldest glibc that the wheel runs with: that of this machine, or older.
+wheel: sdist ## build a wheel for each of PYTHONS into dist/, and check them
+	@rm -rf build/wheels && for python in $(PYTHONS); do \
+	    echo "[wheel] $$python: the operators are compiled, a minute or more"; \
+	    $$python -m pip wheel --no-cache-dir --no-deps --wheel-dir build/wheels dist/*.tar.gz || exit 1; done
+	@if [ "$$(uname)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair \
+	    --exclude libtorch_cpu.so --wheel-dir dist build/wheels/*.whl; \
+	    else cp build/wheels/*.whl dist; fi
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
+	@$(BIN)/pip check
+	@ls -lh dist
+
+# In the manylinux containers, so with an older glibc; needs Docker.
+manylinux: sdist ## build wheels for all Pythons that are supported with cibuildwheel, and test them
+	@$(BIN)/pip install -q cibuildwheel==4.3.5
+	@$(BIN)/cibuildwheel --platform linux --output-dir dist dist/*.tar.gz
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
 
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .

@@ -20,8 +20,8 @@ def _load():
     """Returns the module and None, or None and the reason why it is not there."""
     if importlib.util.find_spec(_MODULE) is None:
         return None, (
-            "the C++ operators were not built (ALBERT_ACT_FAST_SKIP_CPP was set, or this is Windows); "
-            f"to have them, with a C++ compiler on the PATH and that not set: {_INSTALL_AGAIN}"
+            "the C++ operators were not built: ALBERT_ACT_FAST_SKIP_CPP was set or this is Windows; "
+            f"to have them, with that unset and a C++ compiler there: {_INSTALL_AGAIN}"
         )
     try:
         return importlib.import_module(_MODULE), None
