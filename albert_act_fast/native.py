@@ -13,15 +13,15 @@ import warnings
 import torch
 
 _MODULE = "albert_act_fast._cpp_ops"
-_INSTALL_AGAIN = "pip install --force-reinstall --no-deps . in the project's sources"
+_INSTALL_AGAIN = "pip install --force-reinstall --no-deps . (in the sources)"
 
 
 def _load():
     """Returns the module and None, or None and the reason why it is not there."""
     if importlib.util.find_spec(_MODULE) is None:
         return None, (
-            "the C++ operators were not built: ALBERT_ACT_FAST_SKIP_CPP was set or this is Windows; "
-            f"to have them, with that unset and a C++ compiler there: {_INSTALL_AGAIN}"
+            "the C++ operators were not built for this Python (ALBERT_ACT_FAST_SKIP_CPP was set, or "
+            f"this is Windows); to have them, with a C++ compiler: {_INSTALL_AGAIN}"
         )
     try:
         return importlib.import_module(_MODULE), None
@@ -54,6 +54,6 @@ def why_no_cuda() -> str | None:
     if build_info()["cuda"]:
         return None
     return (
-        "the CUDA operators were not built; to have them, with nvcc on the PATH and "
-        f"ALBERT_ACT_FAST_SKIP_CUDA not set: {_INSTALL_AGAIN}"
+        "the CUDA operators were not built (there was no nvcc, or ALBERT_ACT_FAST_SKIP_CUDA was "
+        f"set); to have them, with nvcc on the PATH: {_INSTALL_AGAIN}"
     )
