@@ -115,10 +115,10 @@ def changes_of(module: nn.Module) -> tuple[Callable[[nn.Module], None], ...]:
 
 
 def halved(grads: tuple):
-    """None, as PyTorch wants it, where there is nothing to halve."""
+    """Masks, which have no gradient that means anything, are left as they are."""
     if all(g is None for g in grads):
         return None
-    return tuple(g if g is None else g / 2 for g in grads)
+    return tuple(g / 2 if g is not None and g.is_floating_point() else g for g in grads)
 
 
 def backward_hook(module: nn.Module) -> None:
