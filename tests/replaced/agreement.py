@@ -28,6 +28,7 @@ TINY = {
     "num_hidden_layers": 5,
     "vocab_size": 31,
     "max_position_embeddings": 12,
+    "classifier_dropout_prob": 0.0,
 }
 # Shares of the largest value: sums in another order, over at most 5 iterations of 24 columns.
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
