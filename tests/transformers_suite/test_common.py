@@ -1,8 +1,8 @@
 """transformers' own common tests over all heads, on the engine and on the reference, and over its
 ALBERT beside them.
 
-A test that ours means to fail has to fail as CHOICES says; one that ours skips has to be skipped with
-ALBERT too, or stand in SKIPPED.
+A test that ours means to fail has to fail as CHOICES says; one that ours skips has to be skipped
+with ALBERT too, or stand in SKIPPED.
 """
 
 from __future__ import annotations
