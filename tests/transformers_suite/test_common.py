@@ -44,13 +44,9 @@ CHOICES = {
         "loads a checkpoint without any weight, which is an error here and no model at random",
     ),
 }
-_ONE_ATTENTION = "the engine has its own attention; attn_implementation chooses nothing"
 _OWN_STATES = "one layer, called once an iteration: the loop itself collects states, not hooks"
 # Tests that ours skips and ALBERT does not: why.
 SKIPPED = {
-    "test_eager_matches_sdpa_inference_*": _ONE_ATTENTION,
-    "test_sdpa_can_dispatch_non_composite_models": _ONE_ATTENTION,
-    "test_can_set_attention_dynamically": _ONE_ATTENTION,
     "test_capture_outputs_decorator": _OWN_STATES,
     "test_can_capture_specific_layers_hidden_states": _OWN_STATES,
 }
