@@ -114,7 +114,10 @@ def _why_not_wrapper(module: nn.Module) -> str | None:
 
 def _why_not_children(module: nn.Module) -> str | None:
     for name, child in module._modules.items():
-        reason = None if child is None else (changed(child) or why_not(child))
+        if child is None:
+            continue
+        # Holders are looked into, not called.
+        reason = (None if isinstance(child, _HOLDERS) else changed(child)) or why_not(child)
         if reason is not None:
             return f"has {name}, which {reason}"
     return None

@@ -260,24 +260,60 @@ for positions in ("absolute", "relative_key_query"):
 """
 
 
-@pytest.mark.parametrize("name", ["portable", "avx2", "avx512", "avx512_vnni"])
-def test_every_instruction_set(name, pytestconfig):
+_HUGE = """
+import sys
+import torch
+sys.path.insert(0, "tests")
+from support.huge_scores import check_huge_scores, with_huge_scores
+from support.operator_parity import apply
+from support.operators import MAKERS, RAGGED, Maker
+from albert_act_fast import native
+assert native.instruction_set() == sys.argv[1], native.instruction_set()
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for distances in ("absolute", "relative_key", "relative_key_query"):
+        for lengths in (*RAGGED.values(), [600]):  # of more than one block of keys
+            for equal in (False, True):
+                make = Maker(7, dtype, wide=True)
+                call = MAKERS["ragged_attention"](make, 65, lengths, 5, distances)
+                with_huge_scores(call, equal)
+                check_huge_scores(call, apply(call, "cpp"), equal)
+"""
+
+
+def _run_under(instruction_set: str, arguments: list[str], pytestconfig) -> str:
+    """The output of Python where the operators run on `instruction_set`; skips without it."""
     flags = ""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = file.read()
     needed = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_bf16"}
-    if name != "portable" and needed[name] not in flags:
-        pytest.skip(f"this machine has no {name}")
+    if instruction_set != "portable" and needed[instruction_set] not in flags:
+        pytest.skip(f"this machine has no {instruction_set}")
     done = subprocess.run(
-        [sys.executable, "-c", _UNDER, name],
-        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": name},
+        [sys.executable, *arguments],
+        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": instruction_set},
         cwd=pytestconfig.rootpath,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+every_instruction_set = pytest.mark.parametrize(
+    "name", ["portable", "avx2", "avx512", "avx512_vnni"]
+)
+
+
+@every_instruction_set
+def test_every_instruction_set(name, pytestconfig):
+    _run_under(name, ["-c", _UNDER, name], pytestconfig)
+
+
+@every_instruction_set
+def test_huge_scores_under_every_instruction_set(name, pytestconfig):
+    _run_under(name, ["-c", _HUGE, name], pytestconfig)
 
 
 def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
