@@ -15,11 +15,12 @@ DEMO_STAMP := $(VENV)/.installed-demo
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test wheel sdist manylinux interpret simulate sanitize lint format gpu resources predictions bench venv clean distclean
+.PHONY: help demo test transformers-tests fetch-transformers-tests wheel sdist manylinux interpret simulate
+.PHONY: sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 venv: $(STAMP) ## set up .venv: pinned requirements and this package, editable
 
@@ -66,12 +67,20 @@ demo: $(DEMO_STAMP) ## how many iterations each token of some real sentences tak
 	@echo "The tests:             make test"
 
 # One process with all cores leaves them idle on small models; several with one thread each do not.
-test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
+test: fetch-transformers-tests ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory interpret)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory simulate)
 	$(if $(ARGS),,@if command -v gcc >/dev/null; then $(MAKE) --no-print-directory sanitize; \
 	    else echo "The sanitizers are left out: there is no gcc."; fi)
+
+transformers-tests: fetch-transformers-tests ## transformers' own common tests of models, and of ALBERT beside ours
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/transformers_suite $(ARGS)
+
+# They are in transformers' source distribution alone. Where it cannot be had they are skipped, but
+# not in CI.
+fetch-transformers-tests: $(STAMP)
+	@cd tests && ../$(BIN)/python -m support.transformers_suite || test -z "$$CI"
 
 # Triton decides when kernels are defined whether it interprets them, hence a process of their own.
 interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
