@@ -211,8 +211,10 @@ def native_extensions():
     ]
     instruction_sets = filter(None, map(instruction_set, sources))
     say(f"the C++ operators are built for {', '.join(instruction_sets)}")
-    sanitize = []
+    # Python's own flags may ask for debug information, eight times the size of the operators.
+    debug, sanitize = ["-g0"], []
     if is_set("ALBERT_ACT_FAST_SANITIZE"):
+        debug = ["-g1"]  # lines in the sanitizers' reports
         sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         sanitize += ["-fno-omit-frame-pointer", "-O1"]
     extension = Extension(
@@ -231,6 +233,7 @@ def native_extensions():
             f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
             f'-DAAF_OLDEST_TORCH="{OLDEST_TORCH}"',
             f'-DAAF_COMPILER="{compiler_version()}"',
+            *debug,
             *sanitize,
         ],
         extra_link_args=sanitize,

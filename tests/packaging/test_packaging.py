@@ -136,6 +136,24 @@ def test_wheel_holds_the_tokenizer_and_the_type_marker(wheel: Path) -> None:
     assert hashlib.sha256(spiece).hexdigest() == SPIECE_SHA256
 
 
+def test_nothing_but_the_models_tokenizer_is_there_twice(wheel: Path) -> None:
+    names: dict[str, list[str]] = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            if entry.file_size:
+                digest = hashlib.sha256(archive.read(entry)).hexdigest()
+                names.setdefault(digest, []).append(entry.filename)
+    twice = {name for same in names.values() if len(same) > 1 for name in same}
+    tokenizer = ("spiece.model", "tokenizer.json", "tokenizer_config.json")
+    stock = "albert_act_fast/data/tokenizer/"
+    models = "albert_act_fast/data/models/"
+    assert {
+        name
+        for name in twice
+        if not (name.startswith((models, stock)) and name.endswith(tokenizer))
+    } == set()
+
+
 @needs_compiler
 def test_wheel_holds_the_cpp_operators(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
