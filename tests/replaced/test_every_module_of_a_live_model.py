@@ -53,9 +53,7 @@ def cases() -> list:
         for change in changes_of(module)
         # `accelerate` itself is such a forward; test_live has it.
         # The output of the whole is this package's, of which a hook would see more.
-        if not (
-            path == "" and change in (own_forward, subclass, hook, hook_that_sees_positions)
-        )
+        if not (path == "" and change in (own_forward, subclass, hook, hook_that_sees_positions))
     ]
 
 
