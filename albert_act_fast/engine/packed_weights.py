@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import native, ops
+from albert_act_fast.engine.gpu.weights import weights_of
 from albert_act_fast.engine.loop import PackedResult
-from albert_act_fast.engine.plain_layer import activation, linears, why_not_plain
+from albert_act_fast.engine.plain_layer import linears, why_not_plain
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def pack_layer(layer: nn.Module, hidden: Tensor, int8: bool = False) -> PackedLa
     fingerprint = (int8, *_fingerprint(tensors))
     packed = _packed.get(layer)
     if packed is None or packed.fingerprint != fingerprint:
-        engine = _engine(layer, pairs, distance, int8, library)
+        engine = _engine(layer, int8, library)
         packed = _packed[layer] = PackedLayer(engine, fingerprint)
     return packed
 
@@ -98,22 +99,8 @@ def packed_engine(layer: nn.Module):
     return None if packed is None else packed.engine
 
 
-def _engine(layer: nn.Module, pairs: list, distance: nn.Module | None, int8: bool, library: bool):
-    names = ["key", "value", "query", "dense", "ffn", "ffn_output"]
-    names += ["attention_norm", "output_norm", "halting"]
-    contiguous = [tuple(tensor.contiguous() for tensor in pair) for pair in pairs]
-    attention = layer.attention
-    return native.library.Engine(
-        **dict(zip(names, contiguous, strict=True)),
-        distance_embedding=None if distance is None else distance.weight.detach().contiguous(),
-        key_distances=attention.position_embedding_type == "relative_key_query",
-        attention_eps=layer.LayerNorm.eps,
-        output_eps=layer.full_layer_layer_norm.eps,
-        heads=attention.num_attention_heads,
-        activation=activation(layer),
-        int8=int8,
-        library=library,
-    )
+def _engine(layer: nn.Module, int8: bool, library: bool):
+    return native.library.Engine(weights_of(layer), int8=int8, library=library)
 
 
 def iterate_packed(
