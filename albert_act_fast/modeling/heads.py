@@ -10,7 +10,7 @@ from transformers.models.albert.modeling_albert import AlbertMLMHead, AlbertSOPH
 from transformers.utils import logging
 
 from albert_act_fast.configuration import AlbertActConfig
-from albert_act_fast.inputs import refuse_unknown
+from albert_act_fast.inputs import GivenInputs, refuse_unknown
 from albert_act_fast.modeling.base import AlbertActModel, AlbertActPreTrainedModel
 from albert_act_fast.outputs import (
     AlbertActForPreTrainingOutput,
@@ -374,6 +374,7 @@ class AlbertActForMultipleChoice(_LabelledModel):
         self.post_init()
 
     def _run(self, given, options, labels, act_tau, return_dict, unknown=None):
+        GivenInputs(*given)  # raises unless all are tensors
         choices, flat = None, []
         for (name, dimensions), tensor in zip(_CHOICE_INPUTS.items(), given, strict=True):
             if tensor is not None and dimensions is not None:
