@@ -184,10 +184,7 @@ class AlbertActLayer(GradientCheckpointingLayer):
         nothing else.
         """
         state = HaltingState(accumulated_probability, remainder, n_updates)
-        attended, attention_weights = self.attention(hidden, attention_mask, head_mask)
-        ffn_input = self.LayerNorm(attended + hidden)
-        ffn_output = self.dropout(self.ffn_output(self.activation(self.ffn(ffn_input))))
-        candidate = self.full_layer_layer_norm(ffn_output + ffn_input)
+        candidate, attention_weights = self.block(hidden, attention_mask, head_mask)
         running, weight, state = halting_rule(
             self.act(candidate), state, self.config.halting_threshold
         )
@@ -195,6 +192,15 @@ class AlbertActLayer(GradientCheckpointingLayer):
         mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
         # Where nothing runs w is 0 and `mixed` equals `hidden`, unless the candidate is not finite.
         return torch.where(running.unsqueeze(-1), mixed, hidden), *state, attention_weights
+
+    def block(
+        self, hidden: Tensor, attention_mask: Tensor, head_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """ALBERT's layer, without halting: the candidate states and the attention weights."""
+        attended, attention_weights = self.attention(hidden, attention_mask, head_mask)
+        ffn_input = self.LayerNorm(attended + hidden)
+        ffn_output = self.dropout(self.ffn_output(self.activation(self.ffn(ffn_input))))
+        return self.full_layer_layer_norm(ffn_output + ffn_input), attention_weights
 
 
 class AlbertActTransformer(nn.Module):

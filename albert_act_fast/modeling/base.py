@@ -283,6 +283,16 @@ class AlbertActModel(AlbertActPreTrainedModel):
             text += "; a backward pass computes the batch again, with gradients"
         return text
 
+    def fixed_depth(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """[B, S, H]: the layer applied `num_hidden_layers` times to every token, nothing halting
+        and nothing mixed: ALBERT's own forward pass with these weights, to compare with."""
+        given = GivenInputs(input_ids=input_ids, attention_mask=attention_mask)
+        inputs = self._check(given)
+        hidden = self.encoder.embedding_hidden_mapping_in(self.embeddings(inputs))
+        for _ in range(self.config.num_hidden_layers):
+            hidden = self.encoder.albert_layer.block(hidden, inputs.attention_mask)[0]
+        return hidden
+
     @torch.compiler.disable
     def _inspect(self) -> engine.Inspection:
         return engine.inspect(self.embeddings, self.encoder, self.containers)

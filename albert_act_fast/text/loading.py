@@ -34,10 +34,11 @@ def source_of(name: str | os.PathLike) -> str:
     return name
 
 
-def load(name: str | os.PathLike) -> LoadedModel:
+def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedModel:
     """
     Args:
         name: a folder, a hub name, or the name of a shipped model.
+        model_class: default, the one it was saved from, if that is one of this package's.
 
     Raises:
         OSError, ValueError: it cannot be loaded, or is not ALBERT-ACT.
@@ -51,7 +52,8 @@ def load(name: str | os.PathLike) -> LoadedModel:
         config = AlbertActConfig.from_pretrained(source)
         architectures = config.architectures or []
         known = [a for a in architectures if a in _model_classes()]
-        model_class = getattr(albert_act_fast, known[0] if known else "AlbertActModel")
+        if model_class is None:
+            model_class = getattr(albert_act_fast, known[0] if known else "AlbertActModel")
         model, info = model_class.from_pretrained(source, output_loading_info=True)
         tokenizer = load_tokenizer(source)
     return LoadedModel(model, tokenizer, frozenset(info["missing_keys"]))

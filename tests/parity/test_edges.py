@@ -9,9 +9,9 @@ from support.engines import ENGINES
 from support.models import mask_of, random_batch, random_model
 from torch import nn
 
-every_engine = pytest.mark.parametrize(("device", "implementation"), ENGINES)
-
 from albert_act_fast.engine import row_wise
+
+every_engine = pytest.mark.parametrize(("device", "implementation"), ENGINES)
 
 HIDDEN_ERROR = 4e-5  # 1e-5 of hidden states that are LayerNorm outputs, a few units large
 
