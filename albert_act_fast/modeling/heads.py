@@ -73,8 +73,8 @@ class _TaskModel(AlbertActPreTrainedModel):
             logger.warning_once(
                 f"{type(self).__name__}: act_tau={tau} is set, but no labels were given, so that "
                 "there is no loss to add the ponder cost to; a loss computed elsewhere (label "
-                "smoothing of the Trainer, for one) is without it: add `act_loss(output."
-                "ponder_cost, tau)` there."
+                "smoothing of the Trainer, for one) is without it: add "
+                "albert_act_fast.act_loss(output.ponder_cost, tau) there."
             )
         if loss is not None and tau is not None:
             loss = loss + act_loss(encoded.ponder_cost, tau)
