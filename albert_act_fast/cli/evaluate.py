@@ -56,8 +56,14 @@ def evaluate(
     threads: ThreadsOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     max_length: Annotated[
-        int, typer.Option("--max-length", min=3, help="Longer inputs are cut, as GLUE's practice.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=3,
+            help="Longer inputs are cut, as GLUE's practice.",
+            show_default="128, or the model's own limit",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first rows.")
     ] = None,
@@ -94,7 +100,6 @@ def evaluate(
     _require_libraries(data)
     settings = {
         "batch_size": batch_size,
-        "max_length": max_length,
         "labels": None if labels is None else [name.strip() for name in labels.split(",")],
         "limit": limit,
         "skip_malformed": skip_malformed,
@@ -112,6 +117,7 @@ def evaluate(
                 quantization,
                 threads,
             )
+            settings["max_length"] = _max_length(max_length, network)
             rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
         except CommandError as error:
             if task != ALL:
@@ -161,6 +167,20 @@ def _compare(network, tokenizer, task: Task, data: str, implementation, settings
         raise CommandError(one_line(error), FAILURE) from None
     except (ValueError, ImportError) as error:
         raise CommandError(one_line(error)) from None
+
+
+def _max_length(asked: int | None, model) -> int:
+    from albert_act_fast.glue.evaluate import MAX_LENGTH
+
+    limit = model.config.max_position_embeddings
+    if asked is None:
+        return min(MAX_LENGTH, limit)
+    if asked > limit:
+        raise CommandError(
+            f"--max-length: got {asked}, expected at most {limit}, the model's "
+            "max_position_embeddings"
+        )
+    return asked
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from albert_act_fast import implementations
 from albert_act_fast.text import loading, pipeline
 from albert_act_fast.text.compute import POOLINGS, FrozenModel, PackedBatch, encode_packed
 from albert_act_fast.text.errors import TextError
@@ -132,9 +131,10 @@ class TextEncoder(TextTasks):
         model = model.to(device=device, dtype=dtype)
         self._missing = missing
         config = model.config
-        chosen = implementations.choose(
-            implementation, config.implementation, device=model.device, dtype=model.dtype
-        )
+        bare = self._bare(model)
+        # Frozen and in inference: what is chosen now is what every call would choose.
+        model.eval().requires_grad_(False)
+        chosen = bare._choose(implementation, bare._inspect(), model.device)
         if config.quantization is not None and chosen.name not in ("cpp", "reference"):
             raise ValueError(
                 f"quantization: got {config.quantization!r}, which only implementation 'cpp' "

@@ -54,9 +54,22 @@ def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedMode
         known = [a for a in architectures if a in _model_classes()]
         if model_class is None:
             model_class = getattr(albert_act_fast, known[0] if known else "AlbertActModel")
-        model, info = model_class.from_pretrained(source, output_loading_info=True)
+        # Mismatches are looked at here: transformers points to a report that nobody sees.
+        model, info = model_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        _refuse_mismatches(info.get("mismatched_keys", ()))
         tokenizer = load_tokenizer(source)
     return LoadedModel(model, tokenizer, frozenset(info["missing_keys"]))
+
+
+def _refuse_mismatches(mismatched) -> None:
+    if mismatched:
+        shown = [
+            f"{key}: {tuple(saved)}, but its config.json says {tuple(wanted)}"
+            for key, saved, wanted in sorted(mismatched)
+        ]
+        raise ValueError(f"weights of another shape than the configuration's: {'; '.join(shown)}")
 
 
 def untrained_head(missing: frozenset[str]) -> list[str]:
