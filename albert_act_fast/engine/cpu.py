@@ -50,8 +50,9 @@ def why_not(call: Call) -> str | None:
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
             return f"{name} is {tensor.dtype}, not {dtype} as query.weight"
-    if call.int8 and max(t.size(1) for t in tensors.values() if t.dim() == 2) > native.library.MAX_INT8_INPUTS:
-        return f"an int8 product has more than {native.library.MAX_INT8_INPUTS} inputs"
+    most = native.library.MAX_INT8_INPUTS
+    if call.int8 and max(t.size(1) for t in tensors.values() if t.dim() == 2) > most:
+        return f"an int8 product has more than {most} inputs"
     # bfloat16 rows are read two numbers at a time, unless oneDNN reads them.
     if dtype == torch.bfloat16 and not _has_onednn(dtype):
         for name, tensor in tensors.items():
