@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from albert_act_fast import TextEncoder
 
 
+# Texts in a window: sorted by length together, and what a run that is killed loses at most.
+_WINDOW = 4096
+
+
 class Pooling(str, Enum):
     """How a text's states become one embedding."""
 
@@ -122,6 +126,7 @@ def encode(
             notice(f"interrupted; {part.kept() or 'nothing was done yet'}")
             raise
     if as_json:
+        totals = {**totals, "resumed_at": job.resumed}
         print_json({**description, "output": str(output), "totals": totals})
     notice(
         f"wrote {output}: {job.writer.rows} x {encoder.embedding_dimension}, {pooling.value} "
@@ -163,6 +168,7 @@ class _Job:
         self._reserve(input_file)
         settings = self.encoder._settings(
             batch_size=self.batch_size,
+            window=_WINDOW,
             stops=lambda e: not (skip_empty and e.kind in running.SKIPPED),
             fail_first=True,
             on_window=self._write,
@@ -184,7 +190,6 @@ class _Job:
             "truncated": count["truncated"],
             "tokens": count["tokens"],
             "mean_iterations": count["rows"] / max(count["tokens"], 1),
-            "resumed_at": self.resumed,
         }
 
     def finish(self, description: dict) -> None:
