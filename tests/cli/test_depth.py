@@ -249,7 +249,10 @@ def test_summary(command, document, checkpoint):
 def test_split(document, checkpoint):
     book = "One so. Two it was.\n\n" + "word " * 100 + "end.\n日本語\n"
     found = document("--split", stdin=book)
-    assert [(t["line"], t["text"]) for t in found["texts"][:2]] == [(1, "One so."), (1, "Two it was.")]
+    assert [(t["line"], t["text"]) for t in found["texts"][:2]] == [
+        (1, "One so."),
+        (1, "Two it was."),
+    ]
     rest = [t for t in found["texts"] if t["line"] == 3]
     assert len(rest) == 3
     assert " ".join(t["text"] for t in rest).split() == ["word"] * 100 + ["end."]

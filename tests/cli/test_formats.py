@@ -22,7 +22,9 @@ def read(path, **kwargs) -> list[tuple[int, str]]:
 
 def write(path, kind: str) -> None:
     if kind == "jsonl":
-        path.write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(TEXTS)))
+        path.write_text(
+            "".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(TEXTS))
+        )
     elif kind == "csv":
         import csv
 
@@ -31,11 +33,11 @@ def write(path, kind: str) -> None:
     elif kind == "tsv":
         path.write_text("id\ttext\n" + "".join(f"{i}\t{t}\n" for i, t in enumerate(TEXTS)))
     elif kind == "parquet":
-        pyarrow = pytest.importorskip("pyarrow")
-        import pyarrow.parquet
+        parquet = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
 
         table = pyarrow.table({"id": list(range(len(TEXTS))), "text": TEXTS})
-        pyarrow.parquet.write_table(table, path)
+        parquet.write_table(table, path)
     else:
         path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""`encode` that is cut off, and `--resume`: the file of an undisturbed run, nothing computed twice."""
+"""`encode` that is cut off, and `--resume`: the file of an undisturbed run, nothing twice."""
 
 from __future__ import annotations
 

@@ -125,9 +125,7 @@ def test_output_on_a_full_disk(args):
     with open("/dev/full", "w") as full:
         result = run(*args, stdout=full)
     assert result.returncode == 1
-    assert only_line(result).endswith(
-        "standard output: cannot be written: No space left on device"
-    )
+    assert only_line(result).endswith("standard output: cannot be written: No space left on device")
 
 
 _SIGNAL_IN_AN_IMPORT = """
