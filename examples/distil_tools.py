@@ -38,21 +38,27 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     return (first * second).sum(1)
 
 
-def evaluate_sts(model, tokenizer, data, pooling: str, implementation: str = "auto") -> dict:
-    """Spearman's and Pearson's correlation (in %) of cosine and score on STS-B's dev set, and
-    the depths there."""
+def pairs_of_dev(data) -> tuple[list[str], list[float]]:
+    """STS-B's dev set: the texts, two of a pair after one another, and every pair's score."""
     examples = read_examples(get_task("sts-b"), data, "dev")
-    texts = [text for example in examples for text in example.texts]
-    vectors, depths = embed(model, tokenizer, texts, pooling, implementation)
-    found = cosines(vectors[0::2], vectors[1::2]).tolist()
-    wanted = [example.label for example in examples]
-    depths = torch.cat(depths)
+    return [text for e in examples for text in e.texts], [e.label for e in examples]
+
+
+def score(cosine: Tensor, depths: Tensor, wanted: list[float]) -> dict:
+    """Spearman's and Pearson's correlation in %, and the depths' mean and deviation."""
     return {
-        "sts_spearman": round(100 * float(spearmanr(found, wanted)[0]), 2),
-        "sts_pearson": round(100 * float(pearsonr(found, wanted)[0]), 2),
+        "sts_spearman": round(100 * float(spearmanr(cosine.tolist(), wanted)[0]), 2),
+        "sts_pearson": round(100 * float(pearsonr(cosine.tolist(), wanted)[0]), 2),
         "sts_depth": round(depths.mean().item(), 3),
         "sts_depth_deviation": round(depths.std().item(), 3),
     }
+
+
+def evaluate_sts(model, tokenizer, data, pooling: str, implementation: str = "auto") -> dict:
+    """Cosine against score on STS-B's dev set, and the depths there."""
+    texts, wanted = pairs_of_dev(data)
+    vectors, depths = embed(model, tokenizer, texts, pooling, implementation)
+    return score(cosines(vectors[0::2], vectors[1::2]), torch.cat(depths), wanted)
 
 
 def save_pooling(folder: Path, width: int, pooling: str) -> None:
@@ -79,11 +85,3 @@ def save_pooling(folder: Path, width: int, pooling: str) -> None:
 def _write(path: Path, value) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def read_pooling(folder: Path) -> str:
-    """ "mean" or "cls", as `save_pooling` wrote it; "mean" where nothing is written."""
-    file = folder / "1_Pooling" / "config.json"
-    if not file.is_file():
-        return "mean"
-    return "cls" if json.loads(file.read_text()).get("pooling_mode_cls_token") else "mean"

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from distil_tools import cosines, evaluate_sts, read_pooling, save_pooling
+from distil_tools import cosines, evaluate_sts, save_pooling
 from torch import Tensor
 from torch.nn import functional as F
 from training import (
@@ -32,6 +32,7 @@ from training import (
 from albert_act_fast import AlbertActModel
 from albert_act_fast.glue import get_task, read_examples
 from albert_act_fast.modeling.heads import act_loss
+from albert_act_fast.shipped import pooling as read_pooling
 from albert_act_fast.tokenizer import load_tokenizer
 
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     tokenizer = load_tokenizer(args.model)
-    pooling = read_pooling(Path(args.model))
+    pooling = read_pooling(args.model)
     examples = read_examples(get_task("sts-b"), args.data, "train")
     model = AlbertActModel.from_pretrained(
         args.model,

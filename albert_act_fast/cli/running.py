@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # The shipped model that runs where none is named.
-DEFAULT_MODEL = "mlm"
+DEFAULT_MODEL = "sentence"
 
 
 @dataclass(frozen=True)
