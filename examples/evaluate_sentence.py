@@ -55,11 +55,12 @@ def sweep(model, tokenizer, data, pooling: str):
     limit, epsilon = model.config.num_hidden_layers, model.config.act_epsilon
     rules = [(n, epsilon) for n in (1, 2, 3, 4, 6, 8, limit)]
     rules += [(limit, e) for e in (0.05, 0.1, 0.2, 0.3, 0.5)]
-    for model.config.num_hidden_layers, model.config.act_epsilon in rules:
+    for rule in rules:
+        model.config.num_hidden_layers, model.config.act_epsilon = rule
         vectors, depths = embed(model, tokenizer, texts, pooling)
         depths = torch.cat(depths)
         figures = score(cosines(vectors[0::2], vectors[1::2]), depths, wanted)
-        rule = (model.config.num_hidden_layers, model.config.act_epsilon)
+        model.config.num_hidden_layers, model.config.act_epsilon = limit, epsilon
         yield {"rule": rule, "rows": depths.mean().item() / limit, **figures}
 
 
