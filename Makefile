@@ -5,49 +5,82 @@ PYTHON ?= python3
 WORKERS ?= 2
 # Passed on to pytest, as in: make test ARGS="tests/packaging -k wheel"
 ARGS ?=
+# Pythons to build wheels for, as in: make wheel PYTHONS="python3.11 python3.12"
+PYTHONS ?= $(BIN)/python
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test interpret simulate sanitize lint format gpu resources predictions bench venv clean distclean
+.PHONY: help demo test transformers-tests fetch-transformers-tests wheel sdist manylinux interpret simulate
+.PHONY: sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 venv: $(STAMP) ## set up .venv: pinned requirements and this package, editable
 
 # Made again when one of these changes; otherwise a later run starts at once.
-$(STAMP): requirements/dev.txt requirements/triton.txt pyproject.toml setup.py $(CPP_BUILD)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "The pinned requirements need Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
-	    echo "Choose another one with: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 1; }
-	@$(BIN)/pip --version >/dev/null 2>&1 || { echo "[venv] creating $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
-	@echo "[venv] 1/3 PyTorch: the longest step, several minutes if it has to be downloaded"
-	@$(BIN)/pip install "$$(grep '^torch==' requirements/dev.txt)"
+BUILT_FROM := requirements/run.txt pyproject.toml setup.py $(CPP_BUILD)
+
+define create_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+    echo "The pinned requirements need Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
+    echo "Choose another one with: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 1; }
+@$(BIN)/pip --version >/dev/null 2>&1 || { echo "[venv] creating $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+@echo "[venv] 1/3 PyTorch: the longest step, several minutes if it has to be downloaded"
+@$(PIP_INSTALL) "$$(grep '^torch==' requirements/run.txt)"
+endef
+# Modules are compiled when they are first imported: of most packages only a few ever are.
+PIP_INSTALL := $(BIN)/pip install --no-compile
+
+$(STAMP): $(BUILT_FROM) requirements/dev.txt requirements/triton.txt
+	$(create_venv)
 	@echo "[venv] 2/3 the other pinned requirements"
-	@$(BIN)/pip install -r requirements/dev.txt
-	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install -r requirements/triton.txt
-	@echo "[venv] 3/3 this package, editable, with its C++ operators where there is a compiler"
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP_INSTALL) -r requirements/triton.txt
+	@echo "[venv] 3/3 this package, editable: its C++ operators are compiled, for CUDA too where there is nvcc"
 	@$(BIN)/pip install --no-build-isolation --no-deps -e .
+	@touch $(DEMO_STAMP) $@
+
+# The same, but only what the demo needs: no tools, no Triton, no CUDA operators.
+$(DEMO_STAMP): $(BUILT_FROM)
+	$(create_venv)
+	@echo "[venv] 2/3 the other pinned requirements"
+	@$(PIP_INSTALL) -r requirements/run.txt
+	@echo "[venv] 3/3 this package, editable: its C++ operators are compiled"
+	@ALBERT_ACT_FAST_SKIP_CUDA=1 $(BIN)/pip install --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: $(STAMP) ## how many iterations each token of some real sentences takes
+demo: $(DEMO_STAMP) ## how many iterations each token of some real sentences takes
 	@$(BIN)/albert-act-fast depth \
 	    "It was the best of times, it was the worst of times." \
 	    "Call me [MASK]." \
 	    "It is a truth universally acknowledged, that a single man in possession of a good [MASK], must be in want of a wife."
+	@echo
+	@echo "Next, your own text:   $(BIN)/albert-act-fast depth \"Any sentence of yours.\""
+	@echo "What runs here:        $(BIN)/albert-act-fast info"
+	@echo "The tests:             make test"
 
 # One process with all cores leaves them idle on small models; several with one thread each do not.
-test: $(STAMP) ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
+test: fetch-transformers-tests ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory interpret)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory simulate)
 	$(if $(ARGS),,@if command -v gcc >/dev/null; then $(MAKE) --no-print-directory sanitize; \
 	    else echo "The sanitizers are left out: there is no gcc."; fi)
+
+transformers-tests: fetch-transformers-tests ## transformers' own common tests of models, and of ALBERT beside ours
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/transformers_suite $(ARGS)
+
+# They are in transformers' source distribution alone. Where it cannot be had they are skipped, but
+# not in CI.
+fetch-transformers-tests: $(STAMP)
+	@cd tests && ../$(BIN)/python -m support.transformers_suite || test -z "$$CI"
 
 # Triton decides when kernels are defined whether it interprets them, hence a process of their own.
 interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
@@ -81,6 +114,33 @@ gpu: $(STAMP) ## on a GPU: the gpu tests, the CUDA kernels under compute-sanitiz
 	    tests/ops tests/cuda || exit 1; done
 	@$(BIN)/python benchmarks run gpu --device cuda --output build/benchmarks/gpu.jsonl
 	@$(BIN)/python benchmarks run operators --device cuda --output build/benchmarks/gpu_operators.jsonl
+
+# Always from the sdist and never from pip's cache: no older build gets into a wheel.
+sdist: $(STAMP) ## build the source distribution into dist/, and check it
+	@$(BIN)/pip install -q --no-compile -r requirements/release.txt
+	@rm -rf dist && ALBERT_ACT_FAST_SKIP_CPP=1 $(BIN)/python -m build --sdist --outdir dist .
+	@$(BIN)/twine check --strict dist/*.tar.gz
+
+# The operators take torch's library as they find it, so it is not packed along. auditwheel names the
+# oldest glibc that the wheel runs with: that of this machine, or older.
+wheel: sdist ## build a wheel for each of PYTHONS into dist/, and check them
+	@rm -rf build/wheels && for python in $(PYTHONS); do \
+	    echo "[wheel] $$python: the operators are compiled, a minute or more"; \
+	    $$python -m pip wheel --no-cache-dir --no-deps --wheel-dir build/wheels dist/*.tar.gz || exit 1; done
+	@if [ "$$(uname)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair \
+	    --exclude libtorch_cpu.so --wheel-dir dist build/wheels/*.whl; \
+	    else cp build/wheels/*.whl dist; fi
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
+	@$(BIN)/pip check
+	@ls -lh dist
+
+# In the manylinux containers, so with an older glibc; needs Docker.
+manylinux: sdist ## build wheels for all Pythons that are supported with cibuildwheel, and test them
+	@$(BIN)/pip install -q cibuildwheel==4.3.5
+	@$(BIN)/cibuildwheel --platform linux --output-dir dist dist/*.tar.gz
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
 
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .

@@ -3,9 +3,11 @@
 `kernels/` stands at the top of the tree beside `csrc/`, yet is installed and imported only as
 `albert_act_fast.kernels`: the top-level name `kernels` belongs to Hugging Face's package.
 
-The C++ operators are built where a C++ compiler and PyTorch are found, and left out, saying so,
-where not. Whether there is a GPU plays no part. ALBERT_ACT_FAST_SKIP_CPP=1 leaves them out;
-ALBERT_ACT_FAST_SANITIZE=1 builds them to be run under AddressSanitizer and UBSan (make sanitize).
+The C++ operators are built unless ALBERT_ACT_FAST_SKIP_CPP=1 leaves them out; where a tool for that
+is missing, the build ends with one line that names it, before anything is downloaded or compiled.
+Building needs no torch (see third_party/torch/README.md). Whether there is a GPU plays no part.
+ALBERT_ACT_FAST_SANITIZE=1 builds them to be run under AddressSanitizer and UBSan (make sanitize);
+MAX_JOBS is how many files are compiled at once, by default as many as there are processors.
 
 The CUDA operators are part of the same library, built where nvcc is found too.
 ALBERT_ACT_FAST_SKIP_CUDA=1 leaves them out; ALBERT_ACT_FAST_FORCE_CUDA=1 makes it an error that
@@ -15,11 +17,14 @@ they cannot be built; ALBERT_ACT_FAST_CUDA_ARCHITECTURES="80;90" names the GPUs 
 import glob
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 # The oldest torch that is supported: one build serves it and all later ones.
 OLDEST_TORCH = "2.11"
@@ -36,29 +41,43 @@ def is_set(variable):
     return os.environ.get(variable, "0") not in ("", "0")
 
 
-def why_no_cpp():
+def compiler():
+    """The C++ compiler's command."""
+    return os.environ.get("CXX", "c++").split()
+
+
+def skips_cpp():
     """The reason to leave the C++ operators out, or None."""
     if is_set("ALBERT_ACT_FAST_SKIP_CPP"):
         return "ALBERT_ACT_FAST_SKIP_CPP is set"
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    if shutil.which(compiler) is None:
-        return f"no C++ compiler: {compiler} is not on the PATH (CXX names another)"
-    if sys.platform == "win32":
-        return "not supported on Windows"
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return "PyTorch is not visible to the build (pip install --no-build-isolation .)"
+    return "not supported on Windows" if sys.platform == "win32" else None
+
+
+def missing_tool():
+    """What the C++ operators cannot be built without, and how to get it; or None."""
+    if shutil.which(compiler()[0]) is None:
+        return (
+            f"no C++ compiler: {compiler()[0]} is not on the PATH; install g++ or clang++ "
+            "(Debian: apt-get install g++), or name one by CXX"
+        )
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if not os.path.exists(header):
+        return (
+            f"no Python headers: there is no {header}; install them (Debian: apt-get install "
+            "python3-dev)"
+        )
     try:
         import pybind11  # noqa: F401
     except ImportError:
-        return "pybind11 is not visible to the build (pip install pybind11)"
+        return (
+            "pybind11 is not installed: pip install 'pybind11>=2.13', or leave out "
+            "--no-build-isolation"
+        )
     return None
 
 
 def compiler_version():
-    compiler = os.environ.get("CXX", "c++").split()
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True)
     return version.stdout.splitlines()[0].replace('"', "")
 
 
@@ -128,35 +147,69 @@ def without_cuda(reason):
 
 
 def add_cuda(extension):
-    """Adds the CUDA operators to the extension; the command that compiles their kernels, or None.
-
-    PyTorch's own way of building CUDA files refuses to where PyTorch itself has no CUDA.
-    """
+    """Adds the CUDA operators to the extension; returns how their kernels are compiled, or None."""
     reason = why_no_cuda()
     if reason is not None:
         without_cuda(reason)
         return None
     command, description = cuda_build()
     say(f"the CUDA operators are built with {description}")
-    extension.sources.append("csrc/binding/cuda_ops.cpp")
+    extension.sources += [source for source in cpp_sources() if is_cuda(source)]
     extension.extra_compile_args.append(f'-DAAF_CUDA="{description}"')
     extension.library_dirs.append(cuda_runtime_folder())
     extension.libraries += ["cudart_static", "dl", "pthread", "rt"]
     return command
 
 
+def cpp_sources():
+    return sorted(glob.glob("csrc/**/*.cpp", recursive=True))
+
+
+def is_cuda(source):
+    return "cuda" in os.path.relpath(source, "csrc")
+
+
+def instruction_set(source):
+    """Whose copy of the kernels a source is ("avx2", ...), or None."""
+    folder, name = os.path.split(source)
+    name = os.path.splitext(name)[0]
+    return name if folder.endswith("cpu") and (name == "portable" or name[:3] == "avx") else None
+
+
+def stand_in_for_torch(folder):
+    """A library without content by the name of torch's, for the linker: the operators take their
+    symbols from the one that Python has loaded when it loads them."""
+    os.makedirs(folder, exist_ok=True)
+    library = os.path.join(folder, "libtorch_cpu.so")
+    empty = ["-shared", "-nostdlib", "-Wl,-soname,libtorch_cpu.so", "-x", "c++", os.devnull]
+    subprocess.run([*compiler(), *empty, "-o", library], check=True)
+    return library
+
+
 def native_extensions():
     """Arguments for `setup` that build the C++ operators."""
-    reason = why_no_cpp()
+    reason = skips_cpp()
     if reason is not None:
         say(f"the C++ operators are left out: {reason}")
         without_cuda("they are part of the same library as the C++ operators")
         return {}
+    missing = missing_tool()
+    if missing is not None:
+        raise SystemExit(
+            f"albert_act_fast: {missing}. To install without the C++ operators, which are the "
+            "fastest on CPUs, set ALBERT_ACT_FAST_SKIP_CPP=1."
+        )
     import pybind11
-    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+    from pybind11.setup_helpers import ParallelCompile
 
+    ParallelCompile("MAX_JOBS").install()
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    instruction_sets = ["portable", *(["avx2", "avx512", "avx512_vnni"] if x86 else [])]
+    sources = [
+        source
+        for source in cpp_sources()
+        if not is_cuda(source) and (x86 or instruction_set(source) in (None, "portable"))
+    ]
+    instruction_sets = filter(None, map(instruction_set, sources))
     say(f"the C++ operators are built for {', '.join(instruction_sets)}")
     sanitize = []
     if is_set("ALBERT_ACT_FAST_SANITIZE"):
@@ -164,19 +217,9 @@ def native_extensions():
         sanitize += ["-fno-omit-frame-pointer", "-O1"]
     extension = Extension(
         "albert_act_fast._cpp_ops",
-        sources=[
-            "csrc/binding/checksum.cpp",
-            "csrc/binding/cpu_ops.cpp",
-            "csrc/binding/engine.cpp",
-            "csrc/binding/linear.cpp",
-            "csrc/binding/module.cpp",
-            "csrc/cpu/dispatch.cpp",
-            *(f"csrc/cpu/{name}.cpp" for name in instruction_sets),
-        ],
+        sources=sources,
         depends=glob.glob("csrc/**/*.*", recursive=True),
-        include_dirs=[pybind11.get_include(), *include_paths()],
-        library_dirs=library_paths(),
-        libraries=["c10", "torch_cpu", "torch"],
+        include_dirs=[pybind11.get_include(), "third_party/torch/include"],
         # Never -march=native: the instruction set is chosen when the library is loaded.
         extra_compile_args=[
             "-std=c++17",
@@ -190,30 +233,54 @@ def native_extensions():
             f'-DAAF_COMPILER="{compiler_version()}"',
             *sanitize,
         ],
-        extra_link_args=[
-            *(["-Wl,--no-as-needed"] if sys.platform == "linux" else []),
-            *sanitize,
-        ],
+        extra_link_args=sanitize,
         language="c++",
     )
     nvcc_command = add_cuda(extension)
 
-    class BuildNative(BuildExtension):
+    class BuildNative(build_ext):
         def build_extensions(self):
-            if nvcc_command is not None:
-                os.makedirs(self.build_temp, exist_ok=True)
-                kernels = os.path.join(self.build_temp, "cuda_kernels.o")
-                subprocess.run(
-                    [*nvcc_command, "-c", "csrc/cuda/kernels.cu", "-o", kernels], check=True
-                )
+            os.makedirs(self.build_temp, exist_ok=True)
+            for source in glob.glob("csrc/**/*.cu", recursive=True) if nvcc_command else ():
+                name = os.path.splitext(os.path.relpath(source, "csrc"))[0].replace(os.sep, "_")
+                kernels = os.path.join(self.build_temp, f"{name}.cu.o")
+                subprocess.run([*nvcc_command, "-c", source, "-o", kernels], check=True)
                 extension.extra_objects.append(kernels)
+            # On macOS Python's own flags leave symbols to be found when the library is loaded.
+            if sys.platform == "linux":
+                library = stand_in_for_torch(self.build_temp)
+                extension.extra_link_args += ["-Wl,--no-as-needed", library]
             super().build_extensions()
 
     # One build serves several releases of torch, but one of Python: pybind11 knows no stable ABI.
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildNative}}
 
 
+def index_description(readme, repository):
+    """README.md for a package index, which has none of the files that it points to.
+
+    Pictures and links lead to the repository; without an address of that, pictures are left out and
+    of links the text stays.
+    """
+
+    def absolute(match):
+        picture, text, path = match.groups()
+        if repository is None:
+            return "" if picture else text
+        return f"{picture}[{text}]({repository}/{'raw' if picture else 'blob'}/main/{path})"
+
+    return re.sub(r"(!?)\[([^][]*)\]\((?!https?:|#)([^()\s]+)\)", absolute, readme)
+
+
+def read(name):
+    with open(name, encoding="utf-8") as file:
+        return file.read()
+
+
+repository = re.search(r'^Repository = "(.+?)/?"$', read("pyproject.toml"), re.MULTILINE)
 setup(
+    long_description=index_description(read("README.md"), repository and repository[1]),
+    long_description_content_type="text/markdown",
     packages=[
         *find_packages(include=["albert_act_fast", "albert_act_fast.*"]),
         # Named by hand: it has no __init__.py (see kernels/README.md), so nothing finds it.

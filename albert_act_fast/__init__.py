@@ -4,34 +4,28 @@
 transformers; importing this package registers them with `AutoConfig`, `AutoModel` and friends.
 """
 
-from transformers import (
-    AlbertTokenizer,
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
 
-from albert_act_fast.configuration import AlbertActConfig
-from albert_act_fast.implementations import use_implementation
-from albert_act_fast.live import accelerate, restore
-from albert_act_fast.modeling import (
-    AlbertActForMaskedLM,
-    AlbertActForMultipleChoice,
-    AlbertActForPreTraining,
-    AlbertActForQuestionAnswering,
-    AlbertActForSequenceClassification,
-    AlbertActForTokenClassification,
-    AlbertActModel,
-    AlbertActPreTrainedModel,
-)
-from albert_act_fast.shipped import shipped_model
-from albert_act_fast.version import __version__
+if TYPE_CHECKING:
+    from albert_act_fast.configuration import AlbertActConfig
+    from albert_act_fast.implementations import use_implementation
+    from albert_act_fast.live import accelerate, restore
+    from albert_act_fast.modeling import (
+        AlbertActForMaskedLM,
+        AlbertActForMultipleChoice,
+        AlbertActForPreTraining,
+        AlbertActForQuestionAnswering,
+        AlbertActForSequenceClassification,
+        AlbertActForTokenClassification,
+        AlbertActModel,
+        AlbertActPreTrainedModel,
+    )
+    from albert_act_fast.shipped import shipped_model
+    from albert_act_fast.text import TextEncoder, TextError
+    from albert_act_fast.version import __version__
 
 __all__ = [
     "AlbertActConfig",
@@ -43,6 +37,8 @@ __all__ = [
     "AlbertActForTokenClassification",
     "AlbertActModel",
     "AlbertActPreTrainedModel",
+    "TextEncoder",
+    "TextError",
     "__version__",
     "accelerate",
     "restore",
@@ -50,16 +46,41 @@ __all__ = [
     "use_implementation",
 ]
 
-AutoConfig.register(AlbertActConfig.model_type, AlbertActConfig)
-AutoTokenizer.register(AlbertActConfig, AlbertTokenizer)
-for _auto, _model in {
-    AutoModel: AlbertActModel,
-    AutoModelForPreTraining: AlbertActForPreTraining,
-    AutoModelForMaskedLM: AlbertActForMaskedLM,
-    AutoModelForSequenceClassification: AlbertActForSequenceClassification,
-    AutoModelForTokenClassification: AlbertActForTokenClassification,
-    AutoModelForQuestionAnswering: AlbertActForQuestionAnswering,
-    AutoModelForMultipleChoice: AlbertActForMultipleChoice,
-}.items():
-    _auto.register(AlbertActConfig, _model)
-del _auto, _model
+_MODULES = {
+    "AlbertActConfig": "configuration",
+    "TextEncoder": "text",
+    "TextError": "text",
+    "__version__": "version",
+    "accelerate": "live",
+    "restore": "live",
+    "shipped_model": "shipped",
+    "use_implementation": "implementations",
+}
+
+
+def _started_as_the_command() -> bool:
+    """Whether this process is `albert-act-fast` or `python -m albert_act_fast`, which must show
+    their help before PyTorch and transformers are loaded."""
+    name = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
+    if name == "albert-act-fast":
+        return True
+    started = getattr(sys, "orig_argv", [])
+    return name == "-m" and started[started.index("-m") + 1 :][:1] == ["albert_act_fast"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "__version__":
+        importlib.import_module("albert_act_fast.registration")
+    module = importlib.import_module(f"albert_act_fast.{_MODULES.get(name, 'modeling')}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not _started_as_the_command():
+    importlib.import_module("albert_act_fast.registration")

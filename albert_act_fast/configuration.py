@@ -75,6 +75,19 @@ class AlbertActConfig(AlbertConfig):
         mantissa, exponent = math.frexp(1.0 - self.act_epsilon)
         return math.ldexp(round(math.ldexp(mantissa, 24)), exponent - 24)
 
+    def validate_limits(self):
+        """Raises ValueError unless the fields that every call reads are in their range: they may
+        have been set since the model was made."""
+        limit = self.num_hidden_layers
+        _require(type(limit) is int and limit >= 1, "num_hidden_layers", limit, "at least 1")
+        epsilon = self.act_epsilon
+        _require(
+            isinstance(epsilon, int | float) and 0 <= epsilon < 1,
+            "act_epsilon",
+            epsilon,
+            "a number in [0, 1)",
+        )
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # transformers' own call of it is bound to the parent's method.
@@ -86,13 +99,8 @@ class AlbertActConfig(AlbertConfig):
         Called when a configuration is made and when a model is made from it.
         """
         super().validate_architecture()
-        epsilon, tau = self.act_epsilon, self.act_tau
-        _require(
-            isinstance(epsilon, int | float) and 0 <= epsilon < 1,
-            "act_epsilon",
-            epsilon,
-            "a number in [0, 1)",
-        )
+        self.validate_limits()
+        tau = self.act_tau
         _require(
             tau is None or (isinstance(tau, int | float) and tau >= 0),
             "act_tau",

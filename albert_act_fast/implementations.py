@@ -2,9 +2,10 @@
 
 `reference` is the dense loop in plain PyTorch; all others are the token-dropping engine running on
 that implementation's operators. "auto" takes the first available engine implementation for the
-device, and the reference where the call needs what only the dense loop has (attentions, hidden
-states, head masks) and in training. An explicit choice that cannot be met raises; the engine with
-gradients (implementation "torch") is such an explicit choice.
+device; in training that which autograd can follow, `torch`; and the reference where the call needs
+what only the dense loop has (attentions, hidden states, head masks) or the model has modules that
+no engine may pass by (hooks, unknown types). An explicit choice that cannot be met raises.
+How an implementation's iterations are run is told by `engine.ENGINES`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -34,10 +35,19 @@ _requested: ContextVar[str | None] = ContextVar("albert_act_fast_implementation"
 
 @dataclass(frozen=True)
 class Choice:
-    """The implementation chosen, and why."""
+    """The implementation chosen, and why.
+
+    Attributes:
+        gradients: autograd follows the forward pass itself.
+        recompute: the forward pass runs without autograd, the backward pass computes it again.
+        passed_over: why the implementations that come before it were not taken.
+    """
 
     name: str
     reason: str
+    gradients: bool = False
+    recompute: bool = False
+    passed_over: dict[str, str] = field(default_factory=dict)
 
 
 def availability(device: torch.device | str = "cpu") -> dict[str, str | None]:
@@ -83,6 +93,9 @@ def _availability(device_type: str) -> dict[str, str | None]:
 def use_implementation(name: str) -> Iterator[None]:
     """Within the block, models use this implementation unless a call names another.
 
+    It holds for the current thread and task alone, as all context variables do: a worker thread
+    starts without it, unless it is run in `contextvars.copy_context()`.
+
     Raises:
         ValueError: no implementation has that name.
     """
@@ -109,7 +122,8 @@ def choose(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    needs_gradients: Sequence[str] = (),
+    training: str | None = None,
+    gradients: str | None = None,
     needs_reference: Sequence[str] = (),
     needs_torch: Sequence[str] = (),
 ) -> Choice:
@@ -117,7 +131,8 @@ def choose(
 
     Args:
         dtype: of the weights.
-        needs_gradients: what in this call is training; empty if nothing.
+        training: what makes this call a training step; None where nothing does.
+        gradients: what may want a gradient, None where nothing does.
         needs_reference: what in this call only the dense loop can do; empty if nothing.
         needs_torch: what compiled operators cannot do, but those of plain PyTorch can.
 
@@ -125,31 +140,41 @@ def choose(
         ValueError: the name is unknown, or the implementation named cannot do it, and why.
     """
     requested = check_name(argument or _requested.get() or configured)
+    with_gradients = training is not None or gradients is not None
     if requested == "reference":
-        return Choice("reference", "asked for")
+        return Choice("reference", "asked for", with_gradients)
     obstacles = list(needs_reference)
-    if requested not in DIFFERENTIABLE:
-        obstacles = [*needs_gradients, *obstacles]
+    if training is not None and requested not in ("auto", *DIFFERENTIABLE):
+        obstacles.insert(0, training)
     if obstacles:
         if requested == "auto":
-            return Choice("reference", "; ".join(obstacles))
+            return Choice("reference", "; ".join(obstacles), with_gradients)
         raise ValueError(
             f"implementation: got {requested!r}, which cannot be met: "
             f"{'; '.join(obstacles)}. Expected 'auto' or 'reference' here."
         )
     reasons = availability(device)
-    if needs_torch:
+    not_torch = list(needs_torch) + ([training] if training is not None else [])
+    if not_torch:
         for name in set(ENGINE_IMPLEMENTATIONS) - {"torch"}:
-            reasons[name] = reasons[name] or "; ".join(needs_torch)
+            reasons[name] = reasons[name] or "; ".join(not_torch)
     if dtype == torch.float64:
         for name in WITHOUT_FLOAT64:
             reasons[name] = reasons[name] or f"{name} kernels know no float64"
     if requested != "auto":
         if reasons[requested] is not None:
             raise ValueError(f"implementation: got {requested!r}, but {reasons[requested]}.")
-        return Choice(requested, "asked for")
+        return _choice(requested, "asked for", with_gradients, {})
     device_type = torch.device(device).type
+    passed_over = {}
     for name in PREFERENCE.get(device_type, ("torch",)):
         if reasons[name] is None:
-            return Choice(name, f"the first available for {device_type}")
+            reason = f"the first available for {device_type}"
+            return _choice(name, reason, with_gradients, passed_over)
+        passed_over[name] = reasons[name]
     raise RuntimeError(f"no engine implementation has kernels for {device_type}.")
+
+
+def _choice(name: str, reason: str, with_gradients: bool, passed_over: dict[str, str]) -> Choice:
+    follows = with_gradients and name in DIFFERENTIABLE
+    return Choice(name, reason, follows, with_gradients and not follows, passed_over)

@@ -23,44 +23,93 @@ class ModelInputs:
     head_mask: Tensor | None
 
 
+@dataclass(frozen=True)
+class GivenInputs:
+    """A model's inputs as its caller gave them; see `AlbertActModel.forward`."""
+
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    head_mask: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+
+    def device(self, default: torch.device) -> torch.device:
+        """Of the ids or embeddings; `default` where there are none."""
+        source = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        return getattr(source, "device", default)
+
+
+# Arguments that tokenizers and tools pass along, and that have no meaning for this model.
+_WITHOUT_MEANING = ("special_tokens_mask", "use_cache", "num_items_in_batch")
+
+
+def refuse_unknown(arguments: dict) -> None:
+    """Raises TypeError for the first argument that would be ignored; those which change nothing in
+    any encoder are let through."""
+    for name, value in arguments.items():
+        if name not in _WITHOUT_MEANING and value is not None:
+            raise TypeError(
+                f"{name}: AlbertActModel has no such argument, and ignores none that could change "
+                "its result."
+            )
+
+
+def table_size(embedding: nn.Module) -> int | None:
+    """Rows of an embedding's table, also where a tool has wrapped it; None where it cannot be
+    told."""
+    while True:
+        rows = getattr(embedding, "num_embeddings", None)
+        if isinstance(rows, int):
+            return rows
+        inner = getattr(embedding, "base_layer", getattr(embedding, "original_module", None))
+        if not isinstance(inner, nn.Module):
+            return None
+        embedding = inner
+
+
 def check_inputs(
-    config: AlbertActConfig,
-    embeddings: nn.Module,
-    input_ids: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    token_type_ids: Tensor | None = None,
-    position_ids: Tensor | None = None,
-    head_mask: Tensor | None = None,
-    inputs_embeds: Tensor | None = None,
+    config: AlbertActConfig, embeddings: nn.Module, encoder: nn.Module, given: GivenInputs
 ) -> ModelInputs:
     """
     Args:
-        embeddings: the model's embeddings, whose tables (they may have been resized) set the
-            ranges of the ids.
+        embeddings, encoder: the model's, whose tables (they may have been resized) set the ranges
+            of the ids.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what was expected.
     """
+    for name, value in vars(given).items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name}: got a {type(value).__name__}, expected a torch.Tensor "
+                f"(torch.as_tensor makes one of it)."
+            )
+    input_ids, attention_mask = given.input_ids, given.attention_mask
+    token_type_ids, position_ids = given.token_type_ids, given.position_ids
+    head_mask, inputs_embeds = given.head_mask, given.inputs_embeds
     if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
-        raise ValueError(f"input_ids, inputs_embeds: got {given}, expected exactly one of the two.")
+        kind = "neither" if input_ids is None else "both"
+        raise ValueError(f"input_ids, inputs_embeds: got {kind}, expected exactly one of the two.")
     if input_ids is not None:
         name, source, shape = "input_ids", input_ids, input_ids.shape
         _require(len(shape) == 2, name, f"shape {tuple(shape)}", "[sequences, tokens]")
     else:
         name, source, shape = "inputs_embeds", inputs_embeds, inputs_embeds.shape[:-1]
-        width = embeddings.word_embeddings.embedding_dim
+        # Of the checkpoint: tools may have wrapped the table, or put it elsewhere.
+        width = config.embedding_size
         _require(
             inputs_embeds.dim() == 3 and inputs_embeds.size(2) == width,
             name,
             f"shape {tuple(inputs_embeds.shape)}",
             f"[sequences, tokens, embedding_size={width}]",
         )
+        dtype = _dtype_of(embeddings)
         _require(
-            inputs_embeds.dtype == embeddings.word_embeddings.weight.dtype,
+            dtype is None or inputs_embeds.dtype == dtype,
             name,
             f"dtype {inputs_embeds.dtype}",
-            f"the embeddings' own, {embeddings.word_embeddings.weight.dtype}",
+            f"the embeddings' own, {dtype}",
         )
     _require(
         shape[0] > 0 and shape[1] > 0,
@@ -68,7 +117,7 @@ def check_inputs(
         f"shape {tuple(source.shape)}",
         "at least one sequence and one token",
     )
-    limit = config.max_position_embeddings
+    limit = _position_limit(config, embeddings, encoder)
     _require(
         shape[1] <= limit,
         name,
@@ -84,27 +133,28 @@ def check_inputs(
         attention_mask = attention_mask.to(source.device, torch.bool)
 
     if input_ids is not None:
-        _check_ids("input_ids", input_ids, embeddings.word_embeddings.num_embeddings, "vocabulary")
+        rows = table_size(embeddings.word_embeddings)
+        input_ids = _check_ids("input_ids", input_ids, rows, "vocabulary")
     if token_type_ids is None:
         token_type_ids = torch.zeros(shape, dtype=torch.int64, device=source.device)
     else:
         _require_shape("token_type_ids", token_type_ids, shape)
-        rows = embeddings.token_type_embeddings.num_embeddings
-        _check_ids("token_type_ids", token_type_ids, rows, "token types")
+        rows = table_size(embeddings.token_type_embeddings)
+        token_type_ids = _check_ids("token_type_ids", token_type_ids, rows, "token types")
     if position_ids is None:
         position_ids = torch.arange(shape[1], device=source.device).expand(shape)
     else:
         if position_ids.shape == shape[1:] or position_ids.shape == (1, shape[1]):
             position_ids = position_ids.expand(shape)
         _require_shape("position_ids", position_ids, shape)
-        _check_ids("position_ids", position_ids, limit, "max_position_embeddings")
+        position_ids = _check_ids("position_ids", position_ids, limit, "max_position_embeddings")
 
     return ModelInputs(
-        None if input_ids is None else input_ids.to(torch.int64),
+        input_ids,
         inputs_embeds,
         attention_mask,
-        token_type_ids.to(torch.int64),
-        position_ids.to(torch.int64),
+        token_type_ids,
+        position_ids,
         None if head_mask is None else _expand_head_mask(head_mask, config),
     )
 
@@ -130,17 +180,51 @@ def _check_mask(mask: Tensor) -> None:
     )
 
 
-def _check_ids(name: str, ids: Tensor, rows: int, table: str) -> None:
+def _check_ids(name: str, ids: Tensor, rows: int | None, table: str) -> Tensor:
+    """The ids as int64."""
     integer = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not integer:
         raise TypeError(f"{name}: got dtype {ids.dtype}, expected an integer dtype.")
-    low, high = (x.item() for x in ids.aminmax())
-    _require(
-        low >= 0 and high < rows,
-        name,
-        f"values from {low} to {high}",
-        f"0 to {rows - 1} ({table}: {rows})",
-    )
+    ids = ids.to(torch.int64)
+    if rows is not None:
+        low, high = (x.item() for x in ids.aminmax())
+        _require(
+            low >= 0 and high < rows,
+            name,
+            f"values from {low} to {high}",
+            f"0 to {rows - 1} ({table}: {rows})",
+        )
+    return ids
+
+
+def _dtype_of(embeddings: nn.Module) -> torch.dtype | None:
+    weight = getattr(embeddings.word_embeddings, "weight", None)
+    return getattr(weight, "dtype", None)
+
+
+def _position_limit(config: AlbertActConfig, embeddings: nn.Module, encoder: nn.Module) -> int:
+    """The most tokens of a sequence: what the configuration says, if the tables have as many.
+
+    Raises:
+        ValueError: they have not; the configuration was changed after the model was made.
+    """
+    limit = config.max_position_embeddings
+    attention = encoder.albert_layer.attention
+    if embeddings.position_embedding_type == "absolute":
+        rows, what = table_size(embeddings.position_embeddings), "position embeddings"
+    else:
+        rows, what = table_size(attention.distance_embedding), "distance embeddings"
+        rows = None if rows is None else (rows + 1) // 2
+        if rows is not None and attention.max_position_embeddings != rows:
+            raise ValueError(
+                f"attention.max_position_embeddings: got {attention.max_position_embeddings}, "
+                f"expected {rows}, as the table of distances has."
+            )
+    if rows is not None and limit > rows:
+        raise ValueError(
+            f"max_position_embeddings: got {limit}, but the model's {what} were made for {rows}."
+        )
+    return limit
 
 
 def _require_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from albert_act_fast.configuration import AlbertActConfig
+from albert_act_fast.engine.row_wise import changed
 from albert_act_fast.modeling import AlbertActModel
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -103,7 +104,19 @@ class _EngineForward:
                 _config_of(host), add_pooling_layer=getattr(host, "pooler", None) is not None
             )
         _check_structure(host, self.model)
-        self.shared = [name for name, module in self.model.named_modules() if module._parameters]
+        own = dict(host.named_modules())
+        # Modules with weights, and those without children: their place is taken by the host's.
+        self.shared = [
+            name
+            for name, module in self.model.named_modules()
+            if module._parameters
+            or (name in own and not module._modules and not own[name]._modules)
+        ]
+        self.bypassed = {
+            name: type(module)
+            for name, module in own.items()
+            if name not in self.shared and module is not host
+        }
 
     def __call__(self, *args, **kwargs):
         # Looked up at every call, so that modules replaced in the host (resized, quantised,
@@ -111,9 +124,32 @@ class _EngineForward:
         for name in self.shared:
             parent, _, child = name.rpartition(".")
             self.model.get_submodule(parent)._modules[child] = self.host.get_submodule(name)
+        self._check_bypassed()
         if self.model.training != self.host.training:
-            self.model.train(self.host.training)
+            self.model.training = self.host.training
         return self.model(*args, **kwargs)
+
+    def _check_bypassed(self) -> None:
+        """The host's modules whose forward is never called are as they were.
+
+        Raises:
+            ValueError: one was hooked, replaced or added since.
+        """
+        for name, module in self.host.named_modules():
+            if module is self.host or any(
+                name == known or name.startswith(f"{known}.") for known in self.shared
+            ):
+                continue
+            reason = changed(module)
+            if name not in self.bypassed:
+                reason = "was added"
+            elif type(module) is not self.bypassed[name]:
+                reason = f"was replaced by a {type(module).__name__}"
+            if reason is not None:
+                raise ValueError(
+                    f"model: {name} {reason} since the model was accelerated, and the engine never "
+                    "calls it. albert_act_fast.restore(model) gives back the model's own loop."
+                )
 
 
 def _looks_like_base(module: nn.Module) -> bool:

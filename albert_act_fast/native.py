@@ -13,14 +13,15 @@ import warnings
 import torch
 
 _MODULE = "albert_act_fast._cpp_ops"
+_INSTALL_AGAIN = "pip install --force-reinstall --no-deps . (in the sources)"
 
 
 def _load():
     """Returns the module and None, or None and the reason why it is not there."""
     if importlib.util.find_spec(_MODULE) is None:
         return None, (
-            "the C++ operators were not built; install again with a C++ compiler on the PATH and "
-            "PyTorch and pybind11 visible to the build: pip install --no-build-isolation ."
+            "the C++ operators were not built for this Python (ALBERT_ACT_FAST_SKIP_CPP was set, "
+            f"or this is Windows); to have them, with a C++ compiler: {_INSTALL_AGAIN}"
         )
     try:
         return importlib.import_module(_MODULE), None
@@ -53,6 +54,6 @@ def why_no_cuda() -> str | None:
     if build_info()["cuda"]:
         return None
     return (
-        "the CUDA operators were not built; install again with nvcc on the PATH and PyTorch and "
-        "pybind11 visible to the build: pip install --no-build-isolation ."
+        "the CUDA operators were not built (there was no nvcc, or ALBERT_ACT_FAST_SKIP_CUDA was "
+        f"set); to have them, with nvcc on the PATH: {_INSTALL_AGAIN}"
     )

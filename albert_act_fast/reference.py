@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from albert_act_fast.configuration import AlbertActConfig
+from albert_act_fast.modules import HaltingLinear, halting_logit
 from albert_act_fast.outputs import EncoderResult
 
 
@@ -91,7 +92,7 @@ class AlbertActAttention(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.output_dropout = nn.Dropout(config.hidden_dropout_prob)
-        if self.position_embedding_type != "absolute":
+        if self.relative:
             self.distance_embedding = nn.Embedding(
                 2 * config.max_position_embeddings - 1, self.attention_head_size
             )
@@ -118,15 +119,25 @@ class AlbertActAttention(nn.Module):
         context = (weights @ value).transpose(1, 2).flatten(2)
         return self.output_dropout(self.dense(context)), weights
 
+    @property
+    def relative(self) -> bool:
+        """Whether scores depend on the distance between tokens."""
+        return self.position_embedding_type != "absolute"
+
+    @property
+    def key_distances(self) -> bool:
+        """Whether keys, too, are multiplied by the distance's embedding."""
+        return self.position_embedding_type == "relative_key_query"
+
     def relative_scores(self, query: Tensor, key: Tensor) -> Tensor | float:
         """Shaw et al. 2018 ("relative_key") and Huang et al. 2020, method 4; added unscaled."""
-        if self.position_embedding_type == "absolute":
+        if not self.relative:
             return 0.0
         position = torch.arange(query.size(-2), device=query.device)
         distance = position[:, None] - position[None, :] + self.max_position_embeddings - 1
         embedding = self.distance_embedding(distance).to(query.dtype)
         scores = torch.einsum("bald,lrd->balr", query, embedding)
-        if self.position_embedding_type == "relative_key_query":
+        if self.key_distances:
             scores = scores + torch.einsum("bard,lrd->balr", key, embedding)
         return scores
 
@@ -136,15 +147,10 @@ class HaltingUnit(nn.Module):
 
     def __init__(self, config: AlbertActConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, 1)
+        self.dense = HaltingLinear(config.hidden_size, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        with torch.autocast(hidden.device.type, enabled=False):
-            logit = nn.functional.linear(
-                hidden.to(dtype), self.dense.weight.to(dtype), self.dense.bias.to(dtype)
-            )
-        return logit.squeeze(-1).sigmoid()
+        return halting_logit(self.dense, hidden).squeeze(-1).sigmoid()
 
 
 class AlbertActLayer(GradientCheckpointingLayer):
@@ -178,10 +184,7 @@ class AlbertActLayer(GradientCheckpointingLayer):
         nothing else.
         """
         state = HaltingState(accumulated_probability, remainder, n_updates)
-        attended, attention_weights = self.attention(hidden, attention_mask, head_mask)
-        ffn_input = self.LayerNorm(attended + hidden)
-        ffn_output = self.dropout(self.ffn_output(self.activation(self.ffn(ffn_input))))
-        candidate = self.full_layer_layer_norm(ffn_output + ffn_input)
+        candidate, attention_weights = self.block(hidden, attention_mask, head_mask)
         running, weight, state = halting_rule(
             self.act(candidate), state, self.config.halting_threshold
         )
@@ -189,6 +192,15 @@ class AlbertActLayer(GradientCheckpointingLayer):
         mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
         # Where nothing runs w is 0 and `mixed` equals `hidden`, unless the candidate is not finite.
         return torch.where(running.unsqueeze(-1), mixed, hidden), *state, attention_weights
+
+    def block(
+        self, hidden: Tensor, attention_mask: Tensor, head_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """ALBERT's layer, without halting: the candidate states and the attention weights."""
+        attended, attention_weights = self.attention(hidden, attention_mask, head_mask)
+        ffn_input = self.LayerNorm(attended + hidden)
+        ffn_output = self.dropout(self.ffn_output(self.activation(self.ffn(ffn_input))))
+        return self.full_layer_layer_norm(ffn_output + ffn_input), attention_weights
 
 
 class AlbertActTransformer(nn.Module):

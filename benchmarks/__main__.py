@@ -72,8 +72,11 @@ def run(
     if turns:  # what `commits` starts
         take, give, place = turns.split(",")
         baton = Baton(int(take), int(give), first=place == "first")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.unlink(missing_ok=True)
+    try:  # before anything takes long
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(b"")
+    except OSError as error:
+        raise typer.BadParameter(f"--output: {error}") from error
     console, begun = Console(stderr=True), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(
@@ -149,6 +152,8 @@ def full(
 
     Takes less than 20 minutes on two cores, which should do nothing else.
     """
+    import suite.report  # noqa: F401  # what the end needs is there before the beginning
+
     fresh = Path("build/benchmarks/cpu.jsonl")
     run("cpu", output=fresh, threads=threads, effort=effort)
     committed_rows().parent.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from distil_data import TeacherStates, prepare
+from distil_data import TeacherStates, load_student_tokenizer, prepare
 from distil_student import Student, initialise, make_student
 from distil_tools import evaluate_sts, save_pooling
 from torch import Tensor
@@ -39,7 +39,6 @@ from training import (
     start_log,
     train,
 )
-from transformers import AutoTokenizer
 
 from albert_act_fast.modeling.heads import act_loss
 
@@ -132,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     states_folder = args.states or args.output / "teacher"
     facts = prepare(args, states_folder)
     data = TeacherStates(states_folder)
-    tokenizer = AutoTokenizer.from_pretrained(args.teacher)
-    tokenizer.model_max_length = 512
+    tokenizer = load_student_tokenizer(args.teacher)
     student = make_student(args, len(data.static), data.static.size(1), tokenizer)
     if not (args.output / "checkpoint.pt").exists():
         explained = initialise(student, data.static, data.counts, args)

@@ -155,6 +155,18 @@ def pool(states: Tensor, pooling: str) -> Tensor:
     return states.mean(0) if pooling == "mean" else states[0]
 
 
+def load_student_tokenizer(folder: Path):
+    """The teacher's, without the limits that its folder has for a call: texts are never cut but
+    where a call asks for it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    for setting in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(setting, None)
+    tokenizer.model_max_length = 512
+    return tokenizer
+
+
 # --- The teacher's states, on disk ---
 
 

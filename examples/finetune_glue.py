@@ -28,7 +28,7 @@ from training import (
 )
 
 from albert_act_fast import AlbertActForSequenceClassification
-from albert_act_fast.glue import TASKS, Task, evaluate, get_task, read_examples
+from albert_act_fast.glue import TASKS, Task, evaluate, get_task, metrics, read_examples
 from albert_act_fast.tokenizer import load_tokenizer
 
 FIGURES = ("mean_depth", "rows_computed", "rows_dense")
@@ -97,6 +97,9 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     task = get_task(args.task)
     tokenizer = load_tokenizer(args.model)
+    # What the first evaluation needs: better missed now than after a thousand steps.
+    metrics.libraries()
+    read_examples(task, args.data, "dev", skip_malformed=args.skip_malformed)
     examples = read_examples(task, args.data, "train", skip_malformed=args.skip_malformed)
     batches = Batches(examples, tokenizer, args)
     model = make_model(args, task)
@@ -121,7 +124,13 @@ def main(argv: list[str] | None = None) -> None:
 
     def evaluate_dev() -> dict[str, float]:
         result = evaluate(
-            model, tokenizer, task, args.data, "reference", max_length=args.max_length
+            model,
+            tokenizer,
+            task,
+            args.data,
+            "reference",
+            max_length=args.max_length,
+            skip_malformed=args.skip_malformed,
         )
         depths = torch.cat(result.n_updates)
         return {

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support import cuda_on_cpu
 
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
@@ -16,10 +16,12 @@ if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
 if cuda_on_cpu.asked_for() and cuda_on_cpu.why_not() is None:
     cuda_on_cpu.install()
 
-# `repeatable` is the default: the same examples in every run, and no time limit for one example, so
-# that a slow machine fails nothing. `pytest --hypothesis-profile=explore` looks for new ones.
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
-settings.register_profile("explore", deadline=None, max_examples=500)
+# `repeatable` is the default: the same examples in every run. No time limit, neither for an example
+# nor for making one, so that a slow machine fails nothing. `pytest --hypothesis-profile=explore`
+# looks for new ones.
+_UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, max_examples=25, **_UNTIMED)
+settings.register_profile("explore", max_examples=500, **_UNTIMED)
 settings.load_profile("repeatable")
 
 

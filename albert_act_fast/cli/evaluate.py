@@ -62,6 +62,16 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first rows.")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="NAMES",
+            help="The model's labels in the order of its logits, as the task calls them: "
+            "negative,positive.",
+            show_default="the model's own names",
+        ),
+    ] = None,
     skip_malformed: Annotated[
         bool, typer.Option("--skip-malformed", help="Leave malformed rows out; else an error.")
     ] = False,
@@ -70,8 +80,8 @@ def evaluate(
     """Metric, mean depth, rows computed and time, for the reference and for the engine.
 
     Fails if their predictions differ (in float32; in half precision and in int8 the share of tokens
-    that halt elsewhere is reported). With `--task all` what cannot be run is listed with its
-    reason.
+    that halt elsewhere is reported), and if the model's labels are not the task's. With
+    `--task all` what is not run is listed with its reason, and something has to be run.
     """
     from albert_act_fast import AlbertActForSequenceClassification
     from albert_act_fast.cli.running import load_for_task
@@ -81,13 +91,15 @@ def evaluate(
         tasks = list(TASKS.values()) if task == ALL else [get_task(task)]
     except ValueError as error:
         raise CommandError(f"--{one_line(error)}") from None
+    _require_libraries(data)
     settings = {
         "batch_size": batch_size,
         "max_length": max_length,
+        "labels": None if labels is None else [name.strip() for name in labels.split(",")],
         "limit": limit,
         "skip_malformed": skip_malformed,
     }
-    rows, missing = [], {}
+    rows, missing, differing = [], {}, []
     for one in tasks:
         name = model.replace("{task}", one.name)
         try:
@@ -101,13 +113,33 @@ def evaluate(
             )
             rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
         except CommandError as error:
-            if task != ALL or error.status == FAILURE:
+            if task != ALL:
                 raise
+            # What the other tasks have taken long to compute is not lost.
             missing[one.name] = str(error)
+            if error.status == FAILURE:
+                differing.append(one.name)
     if as_json:
         print_json({"rows": [_document(one, result) for one, result in rows], "not_run": missing})
     else:
         _print(rows, missing)
+    if differing:
+        raise CommandError(f"failed: {', '.join(differing)}; the reasons are listed.", FAILURE)
+    if not rows:
+        raise CommandError("--task: got 'all', of which none could be run; the reasons are listed.")
+
+
+def _require_libraries(data: str) -> None:
+    """What the end of the work needs, before it begins."""
+    from albert_act_fast.glue import data as files
+    from albert_act_fast.glue import metrics
+
+    try:
+        metrics.libraries()
+        if data == files.HUB:
+            files.hub_library()
+    except ImportError as error:
+        raise CommandError(one_line(error)) from None
 
 
 def _compare(network, tokenizer, task: Task, data: str, implementation, settings) -> Comparison:

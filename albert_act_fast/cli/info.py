@@ -47,11 +47,14 @@ def info(
             **({} if cuda["devices"] else {"cuda": f"none: {cuda['reason']}"}),
         },
     )
-    built = report["built"]
+    why_not = report["not_built"]
     _section(
         out,
         "built",
-        {kind: ", ".join(names) or "nothing" for kind, names in built.items()},
+        {
+            kind: ", ".join(names) or f"nothing: {why_not.get(kind, 'none is there')}"
+            for kind, names in report["built"].items()
+        },
     )
     for device, reasons in report["implementations"].items():
         _section(
@@ -83,6 +86,7 @@ def collect() -> dict:
         "cuda": _cuda(torch),
         "cuda_graphs": graphs.why_not(torch.device(devices[-1])),
         "built": _built(),
+        "not_built": _not_built(),
         "implementations": {device: implementations.availability(device) for device in devices},
         "auto": {device: implementations.choose(device=device).name for device in devices},
     }
@@ -129,6 +133,14 @@ def _built() -> dict[str, list[str]]:
         "CUDA operators": [cuda] if cuda else [],
         "Triton kernels": sorted(p.stem for p in kernels),
     }
+
+
+def _not_built() -> dict[str, str]:
+    """Why what is missing is missing, and how to get it."""
+    from albert_act_fast import native
+
+    reasons = {"native libraries": native.why_no_cpp, "CUDA operators": native.why_no_cuda()}
+    return {kind: reason for kind, reason in reasons.items() if reason is not None}
 
 
 def _gpu_line(gpu: dict) -> str:

@@ -1,15 +1,54 @@
-"""The exact token-dropping engine: computes running tokens only, with the reference's results."""
+"""The exact token-dropping engine: computes running tokens only, with the reference's results.
 
+`ENGINES` has, for every implementation, the ways its iterations can be run, fastest first. Each is
+a module with
+
+    HOW                                       what it does, in words
+    why_not(call)                             None where it can compute the call, else the reason
+    iterate(call, hidden, tokens, limits)     packed rows in, `PackedResult` out
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from albert_act_fast.engine import cpu, gpu, loop, training
+from albert_act_fast.engine.call import Call, autocast_is_on, call_of
 from albert_act_fast.engine.encode import encode
-from albert_act_fast.engine.loop import PackedResult, iterate
-from albert_act_fast.engine.packing import PackedTokens, pack
-from albert_act_fast.engine.training import encode_with_gradients
+from albert_act_fast.engine.layer import HaltingLimits, Inspection, inspect, missing_weights
+from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
 
+ENGINES: dict[str, tuple[ModuleType, ...]] = {
+    "torch": (loop, training),
+    "cpp": (cpu, loop),
+    "triton": (gpu, loop),
+    "cuda": (loop,),
+}
 __all__ = [
+    "ENGINES",
+    "Call",
+    "HaltingLimits",
+    "Inspection",
     "PackedResult",
     "PackedTokens",
+    "autocast_is_on",
+    "call_of",
+    "cpu",
     "encode",
-    "encode_with_gradients",
-    "iterate",
+    "engine_for",
+    "inspect",
+    "missing_weights",
     "pack",
 ]
+
+
+def engine_for(call: Call) -> tuple[ModuleType | None, list[str]]:
+    """The first engine of the implementation that can compute the call (None: there is none), and
+    why those before it cannot."""
+    reasons = []
+    for engine in ENGINES[call.implementation]:
+        reason = engine.why_not(call)
+        if reason is None:
+            return engine, reasons
+        reasons.append(reason)
+    return None, reasons

@@ -6,87 +6,76 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import ops
-from albert_act_fast.engine import gpu
-from albert_act_fast.engine.loop import PackedResult, iterate
-from albert_act_fast.engine.packed_weights import iterate_packed, pack_layer
-from albert_act_fast.engine.packing import PackedTokens, pack
+from albert_act_fast.engine.call import Call
+from albert_act_fast.engine.layer import HaltingLimits, embedding_weights
+from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
 from albert_act_fast.inputs import ModelInputs
 from albert_act_fast.outputs import EncoderResult
 
 
-@torch.no_grad()
-def encode(
-    embeddings: nn.Module,
-    encoder: nn.Module,
-    inputs: ModelInputs,
-    *,
-    threshold: float,
-    max_iterations: int,
-    implementation: str,
-    int8: bool = False,
-) -> EncoderResult:
+def encode(call: Call, engine, inputs: ModelInputs, limits: HaltingLimits) -> EncoderResult:
     """Embeds, iterates and unpacks a batch; same result as the reference encoder.
 
     Args:
-        embeddings, encoder: anything with the submodules of the published model's.
+        engine: one that can compute the call (`engine.ENGINES`).
         inputs: a checked batch.
-        int8: implementation "cpp" alone: products with weights and activations in int8.
-
-    Raises:
-        ValueError: int8 was asked for, and the layer cannot run on packed weights.
     """
     tokens = pack(inputs.attention_mask)
-    rows = embed(embeddings, inputs, tokens, implementation)
-    hidden = encoder.embedding_hidden_mapping_in(rows)
+    if call.gradients or call.inspection.why_not_read("embeddings.") is not None:
+        rows = _call_embeddings(call.embeddings, inputs, tokens)
+    else:
+        rows = _embed(call, inputs, tokens)
+    hidden = call.encoder.embedding_hidden_mapping_in(rows).contiguous()
     if hidden.size(0):
-        arguments = (encoder.albert_layer, hidden, tokens.offsets, tokens.positions)
-        rule = {"threshold": threshold, "max_iterations": max_iterations}
-        packed = pack_layer(encoder.albert_layer, hidden, int8) if implementation == "cpp" else None
-        if packed is not None:
-            result = iterate_packed(packed, *arguments[1:], **rule)
-        elif int8:
-            raise ValueError(
-                "quantization: int8 needs float32 or bfloat16 weights in plain linear modules "
-                "without hooks, no autocast, and the activation gelu, gelu_new, relu or silu."
-            )
-        elif implementation == "triton" and gpu.why_not(encoder.albert_layer) is None:
-            result = gpu.iterate_on_device(*arguments, **rule)
-        else:
-            result = iterate(*arguments, **rule, implementation=implementation)
+        result = engine.iterate(call, hidden, tokens, limits)
     else:
         nothing = hidden.new_empty(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         result = PackedResult(hidden, nothing, nothing)
-    return unpack(result, tokens, inputs.attention_mask.shape, implementation)
+    shape = inputs.attention_mask.shape
+    if call.gradients:
+        parts = (result.hidden, result.n_updates, result.remainders)
+        return EncoderResult(*(_unpack_with_gradients(x, tokens, shape) for x in parts))
+    return _unpack(result, tokens, shape, call.implementation)
 
 
-def embed(
-    embeddings: nn.Module, inputs: ModelInputs, tokens: PackedTokens, implementation: str
-) -> Tensor:
-    """Embeddings of the tokens alone, packed [T, E]."""
-    index = tokens.flat_index
+def _embed(call: Call, inputs: ModelInputs, tokens: PackedTokens) -> Tensor:
+    """Embeddings of the tokens alone, packed [T, E], from the modules' weights."""
+    weights, index = embedding_weights(call.embeddings), tokens.flat_index
     if inputs.inputs_embeds is None:
-        word, token_ids = embeddings.word_embeddings.weight, inputs.input_ids.take(index)
+        word, token_ids = weights.word, inputs.input_ids.take(index)
     else:
         word, token_ids = inputs.inputs_embeds.flatten(0, 1), index
-    absolute = embeddings.position_embedding_type == "absolute"
     out = word.new_empty(index.numel(), word.size(1))
-    ops.implementation_of("embed_tokens", implementation)(
+    ops.implementation_of("embed_tokens", call.implementation)(
         token_ids,
         inputs.token_type_ids.take(index),
         inputs.position_ids.take(index),
-        word,
-        embeddings.token_type_embeddings.weight,
-        embeddings.position_embeddings.weight if absolute else None,
-        embeddings.LayerNorm.weight,
-        embeddings.LayerNorm.bias,
-        embeddings.LayerNorm.eps,
+        word.contiguous(),
+        weights.token_type.contiguous(),
+        None if weights.position is None else weights.position.contiguous(),
+        weights.norm[0].contiguous(),
+        weights.norm[1].contiguous(),
+        weights.eps,
         None,
         out,
     )
     return out
 
 
-def unpack(
+def _call_embeddings(embeddings: nn.Module, inputs: ModelInputs, tokens: PackedTokens) -> Tensor:
+    """As `_embed`, by the modules themselves."""
+    index = tokens.flat_index
+    if inputs.inputs_embeds is None:
+        rows = embeddings.word_embeddings(inputs.input_ids.flatten()[index])
+    else:
+        rows = inputs.inputs_embeds.flatten(0, 1)[index]
+    rows = rows + embeddings.token_type_embeddings(inputs.token_type_ids.flatten()[index])
+    if embeddings.position_embedding_type == "absolute":
+        rows = rows + embeddings.position_embeddings(inputs.position_ids.flatten()[index])
+    return embeddings.dropout(embeddings.LayerNorm(rows))
+
+
+def _unpack(
     result: PackedResult, tokens: PackedTokens, shape: torch.Size, implementation: str
 ) -> EncoderResult:
     """Packed rows back at their places in the padded batch, 0 at padding."""
@@ -104,3 +93,8 @@ def unpack(
     return EncoderResult(
         hidden.unflatten(0, shape), n_updates.unflatten(0, shape), remainders.unflatten(0, shape)
     )
+
+
+def _unpack_with_gradients(rows: Tensor, tokens: PackedTokens, shape: torch.Size) -> Tensor:
+    padded = rows.new_zeros(shape.numel(), *rows.shape[1:])
+    return padded.index_copy(0, tokens.flat_index, rows).unflatten(0, shape)

@@ -7,49 +7,47 @@ projected once in the iteration after it halted, stay in the K/V store for those
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from albert_act_fast import ops
+from albert_act_fast.engine.call import Call
+from albert_act_fast.engine.layer import HaltingLimits
+from albert_act_fast.engine.packing import PackedResult, PackedTokens
+from albert_act_fast.modules import halting_logit
+from albert_act_fast.ops.torch_ops import finish_iteration
+
+HOW = "one iteration at a time from Python, modules called"
 
 
-@dataclass
-class PackedResult:
-    """hidden [T, H]; n_updates, remainders [T] float32; running_rows: how many rows each iteration
-    computed, from T down; empty where only the device knows."""
-
-    hidden: Tensor
-    n_updates: Tensor
-    remainders: Tensor
-    running_rows: list[int] = field(default_factory=list)
+def why_not(call: Call) -> str | None:
+    """None where the loop can compute the call, else the reason."""
+    if call.gradients:
+        return "its operators fill buffers, which autograd cannot follow"
+    if call.inspection.active_dropout is not None:
+        return f"{call.inspection.active_dropout} is in training mode"
+    return None
 
 
 def iterate(
-    layer: nn.Module,
-    hidden: Tensor,
-    offsets: Tensor,
-    positions: Tensor,
-    *,
-    threshold: float,
-    max_iterations: int,
-    implementation: str,
+    call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
 ) -> PackedResult:
-    """Iterates `layer` on packed rows until every token halted or ran `max_iterations` times.
+    """Iterates the layer on packed rows until every token halted or ran out of iterations.
+
+    The layer's linear modules and its activation are called, and so is any other module that may
+    not be read; operators do the rest.
 
     Args:
-        layer: anything with the submodules of an ALBERT-ACT layer. Its linear modules are called,
-            not their weights read, so that replaced (quantised, adapted) modules keep working.
+        call: with `call.implementation`, whose operators to run.
         hidden: [T, H], the embeddings mapped to the hidden size; T at least 1.
-        offsets, positions: see `PackedTokens`.
-        threshold: `1 - act_epsilon` rounded to float32.
-        implementation: whose operators to run.
     """
-    op = {name: ops.implementation_of(name, implementation) for name in ops.OPERATORS}
+    op = {name: ops.implementation_of(name, call.implementation) for name in ops.OPERATORS}
+    layer, offsets, positions = call.layer, tokens.offsets, tokens.positions
     attention, halting = layer.attention, layer.act.dense
-    distance = getattr(attention, "distance_embedding", None)
+    distance = attention.distance_embedding.weight.contiguous() if attention.relative else None
+    halting_is_read = not (call.is_called("full_layer_layer_norm") or call.is_called("act.dense"))
     state_dtype = torch.promote_types(hidden.dtype, torch.float32)
+    max_iterations, threshold = limits.max_iterations, limits.threshold
 
     out = torch.empty_like(hidden)
     n_updates = hidden.new_empty(hidden.size(0), dtype=state_dtype)
@@ -81,14 +79,25 @@ def iterate(
             token_index,
             positions,
             attention.num_attention_heads,
-            None if distance is None else distance.weight,
-            attention.position_embedding_type == "relative_key_query",
+            distance,
+            attention.key_distances,
             attended,
         )
         projected = attention.dense(attended)
-        ffn_input = torch.empty_like(running)
         norm = layer.LayerNorm
-        op["add_layer_norm"](projected, running, norm.weight, norm.bias, norm.eps, None, ffn_input)
+        if call.is_called("LayerNorm"):
+            ffn_input = norm(projected + running)
+        else:
+            ffn_input = torch.empty_like(running)
+            op["add_layer_norm"](
+                projected,
+                running,
+                norm.weight.contiguous(),
+                norm.bias.contiguous(),
+                norm.eps,
+                None,
+                ffn_input,
+            )
         ffn_output = layer.ffn_output(layer.activation(layer.ffn(ffn_input)))
 
         moved = torch.empty_like(running)
@@ -96,30 +105,51 @@ def iterate(
         next_probability = torch.empty_like(accumulated_probability)
         next_offsets = torch.empty_like(query_offsets)
         norm = layer.full_layer_layer_norm
-        op["halting_step"](
-            ffn_output,
-            ffn_input,
-            running,
-            norm.weight,
-            norm.bias,
-            norm.eps,
-            halting.weight,
-            halting.bias,
-            threshold,
-            iteration,
-            iteration == max_iterations,
-            accumulated_probability,
-            token_index,
-            query_offsets,
-            moved,
-            next_probability,
-            moved_index,
-            next_offsets,
-            workspace[: ops.halting_workspace(running.size(0))],
-            out,
-            n_updates,
-            remainders,
-        )
+        if halting_is_read:
+            op["halting_step"](
+                ffn_output,
+                ffn_input,
+                running,
+                norm.weight.contiguous(),
+                norm.bias.contiguous(),
+                norm.eps,
+                halting.weight.contiguous(),
+                halting.bias,
+                threshold,
+                iteration,
+                iteration == max_iterations,
+                accumulated_probability,
+                token_index,
+                query_offsets,
+                moved,
+                next_probability,
+                moved_index,
+                next_offsets,
+                workspace[: ops.halting_workspace(running.size(0))],
+                out,
+                n_updates,
+                remainders,
+            )
+        else:
+            candidate = norm(ffn_output + ffn_input)
+            finish_iteration(
+                candidate,
+                halting_logit(halting, candidate).squeeze(1).sigmoid(),
+                running,
+                threshold,
+                iteration,
+                iteration == max_iterations,
+                accumulated_probability,
+                token_index,
+                query_offsets,
+                moved,
+                next_probability,
+                moved_index,
+                next_offsets,
+                out,
+                n_updates,
+                remainders,
+            )
         count = int(next_offsets[-1])
         if count == 0:
             break

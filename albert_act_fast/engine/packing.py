@@ -1,8 +1,8 @@
-"""From a padded batch to packed rows."""
+"""From a padded batch to packed rows, and what comes back of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +21,17 @@ class PackedTokens:
     flat_index: Tensor
     positions: Tensor
     offsets: Tensor
+
+
+@dataclass
+class PackedResult:
+    """hidden [T, H]; n_updates, remainders [T] float32; running_rows: how many rows each iteration
+    computed, from T down; empty where only the device knows."""
+
+    hidden: Tensor
+    n_updates: Tensor
+    remainders: Tensor
+    running_rows: list[int] = field(default_factory=list)
 
 
 def pack(attention_mask: Tensor) -> PackedTokens:

@@ -9,63 +9,33 @@ dense loop sends it through later iterations comes from.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from albert_act_fast.engine.packing import PackedTokens, pack
-from albert_act_fast.inputs import ModelInputs
-from albert_act_fast.ops.torch_ops import halting_probability, halting_rule, relative_scores
-from albert_act_fast.outputs import EncoderResult
+from albert_act_fast.engine.call import Call
+from albert_act_fast.engine.layer import HaltingLimits
+from albert_act_fast.engine.packing import PackedResult, PackedTokens
+from albert_act_fast.modules import halting_logit
+from albert_act_fast.ops.torch_ops import attend, halting_rule, relative_scores
+
+HOW = "running tokens alone, forward and backward, in plain PyTorch"
 
 
-def encode_with_gradients(
-    embeddings: nn.Module,
-    encoder: nn.Module,
-    inputs: ModelInputs,
-    *,
-    threshold: float,
-    max_iterations: int,
-) -> EncoderResult:
-    """As `encode`, differentiable and with dropout where the model is in training mode.
+def why_not(call: Call) -> str | None:
+    """None where the call can run with gradients, else the reason."""
+    if call.implementation != "torch":
+        return f"autograd follows implementation 'torch' alone, not {call.implementation!r}"
+    return None
+
+
+def iterate(
+    call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
+) -> PackedResult:
+    """As `loop.iterate`, differentiable and with dropout where it is on. All modules are called.
 
     Gradients flow as in the reference: through the candidate states, the weights of the mix and
     the remainders; `n_updates` is a constant.
     """
-    tokens = pack(inputs.attention_mask)
-    hidden = encoder.embedding_hidden_mapping_in(_embed(embeddings, inputs, tokens))
-    n_updates = hidden.new_zeros(
-        hidden.size(0), dtype=torch.promote_types(hidden.dtype, torch.float32)
-    )
-    remainders = n_updates.clone()
-    if hidden.size(0):
-        hidden, n_updates, remainders = _iterate(
-            encoder.albert_layer, hidden, tokens, threshold, max_iterations
-        )
-    shape = inputs.attention_mask.shape
-    return EncoderResult(*(_unpack(x, tokens, shape) for x in (hidden, n_updates, remainders)))
-
-
-def _embed(embeddings: nn.Module, inputs: ModelInputs, tokens: PackedTokens) -> Tensor:
-    index = tokens.flat_index
-    if inputs.inputs_embeds is None:
-        rows = embeddings.word_embeddings(inputs.input_ids.flatten()[index])
-    else:
-        rows = inputs.inputs_embeds.flatten(0, 1)[index]
-    rows = rows + embeddings.token_type_embeddings(inputs.token_type_ids.flatten()[index])
-    if embeddings.position_embedding_type == "absolute":
-        rows = rows + embeddings.position_embeddings(inputs.position_ids.flatten()[index])
-    return embeddings.dropout(embeddings.LayerNorm(rows))
-
-
-def _unpack(rows: Tensor, tokens: PackedTokens, shape: torch.Size) -> Tensor:
-    padded = rows.new_zeros(shape.numel(), *rows.shape[1:])
-    return padded.index_copy(0, tokens.flat_index, rows).unflatten(0, shape)
-
-
-def _iterate(
-    layer: nn.Module, hidden: Tensor, tokens: PackedTokens, threshold: float, max_iterations: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden [T, H], n_updates [T] and remainders [T] of all tokens, in their packed order."""
+    layer = call.layer
     attention = layer.attention
     lengths = tokens.offsets.diff().tolist()
     sequence = torch.repeat_interleave(
@@ -77,7 +47,7 @@ def _iterate(
     keys = values = None
     finished: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    for iteration in range(1, max_iterations + 1):
+    for iteration in range(1, limits.max_iterations + 1):
         moved_keys, moved_values = attention.key(moved), attention.value(moved)
         if keys is None:  # the first iteration moves all tokens, in order
             keys, values = moved_keys, moved_values
@@ -92,9 +62,8 @@ def _iterate(
         ffn_input = layer.LayerNorm(attended + running)
         ffn_output = layer.dropout(layer.ffn_output(layer.activation(layer.ffn(ffn_input))))
         candidate = layer.full_layer_layer_norm(ffn_output + ffn_input)
-        halting = layer.act.dense
-        p = halting_probability(candidate, halting.weight, halting.bias, hp.dtype)
-        reached, goes_on, weight, remainder = halting_rule(hp, p, threshold)
+        p = halting_logit(layer.act.dense, candidate).squeeze(1).sigmoid()
+        reached, goes_on, weight, remainder = halting_rule(hp, p, limits.threshold)
         weight = weight.unsqueeze(1)
         moved = (weight * candidate + (1 - weight) * running).to(running.dtype)
         moved_index = token_index
@@ -105,14 +74,14 @@ def _iterate(
             (token_index[leaving], moved[leaving], updates[leaving], remainder[leaving])
         )
         running, token_index, hp = moved[staying], token_index[staying], reached[staying]
-        if not (hp < threshold).any():
+        if not (hp < limits.threshold).any():
             break
 
     # Tokens that never halted: at the iteration limit, or exactly at the threshold.
     finished.append((token_index, running, torch.full_like(hp, iteration), torch.zeros_like(hp)))
     order, *results = (torch.cat(pieces) for pieces in zip(*finished, strict=True))
     order = order.argsort()
-    return tuple(result[order] for result in results)
+    return PackedResult(*(result[order] for result in results))
 
 
 def _attend(attention, queries, keys, values, rows, lengths, token_index, tokens) -> Tensor:
@@ -122,7 +91,7 @@ def _attend(attention, queries, keys, values, rows, lengths, token_index, tokens
     of the whole for every sequence.
     """
     heads = attention.num_attention_heads
-    distance = getattr(attention, "distance_embedding", None)
+    dropout = attention.attention_dropout.p if attention.attention_dropout.training else 0.0
     parts = zip(
         queries.split(rows),
         keys.split(lengths),
@@ -137,18 +106,15 @@ def _attend(attention, queries, keys, values, rows, lengths, token_index, tokens
             continue
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         bias = None
-        if distance is not None:
+        if attention.relative:
             bias = relative_scores(
                 q,
                 k,
                 query_positions,
                 key_positions,
-                distance.weight,
-                attention.position_embedding_type == "relative_key_query",
+                attention.distance_embedding.weight,
+                attention.key_distances,
             )
-        dropout = attention.attention_dropout
-        context = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=dropout.p if dropout.training else 0.0
-        )
+        context = attend(q, k, v, bias, dropout)
         contexts.append(context.squeeze(0).transpose(0, 1).flatten(1))
     return torch.cat(contexts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from albert_act_fast.glue.tasks import Task
@@ -111,7 +112,12 @@ def _example(task: Task, row: list[str], columns: tuple[str, ...], places: list[
     return Example(tuple(texts), task.values.index(label))
 
 
-def _read_hub(task: Task, split: str) -> list[Example]:
+def hub_library() -> ModuleType:
+    """`datasets`.
+
+    Raises:
+        ImportError: it is not installed; the message says how to.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -119,6 +125,11 @@ def _read_hub(task: Task, split: str) -> list[Example]:
             f"data: got {HUB!r}, which needs the `datasets` package (pip install datasets); "
             "or give the folder of GLUE's files."
         ) from error
+    return datasets
+
+
+def _read_hub(task: Task, split: str) -> list[Example]:
+    datasets = hub_library()
     task.file(split)  # names the splits there are
     rows = datasets.load_dataset(
         HUB_DATASET, task.hub_name, split=task.hub_dev_split if split == "dev" else split

@@ -91,6 +91,7 @@ def evaluate(
     split: str = "dev",
     batch_size: int = BATCH_SIZE,
     max_length: int = MAX_LENGTH,
+    labels: Sequence[str] | None = None,
     limit: int | None = None,
     skip_malformed: bool = False,
     on_batch: OnBatch | None = None,
@@ -104,12 +105,16 @@ def evaluate(
         implementation: see `albert_act_fast.implementations`.
         batch_size: examples of similar length share a batch.
         max_length: longer inputs are truncated; 128 in GLUE's practice.
+        labels: the names of the model's labels, in the order of its logits, where its configuration
+            does not name them as the task does.
         limit: only the first rows.
         on_batch: called with the batches done and their number, for a progress bar.
 
     Raises:
         GlueDataError: the data are missing or malformed.
-        ValueError: the model has not the task's number of labels, or the implementation cannot run.
+        ValueError: the model's labels are not the task's, or the implementation cannot run.
+        ImportError: scikit-learn or SciPy is not installed.
+    All of these before the model runs.
     """
     return _evaluate(
         model,
@@ -120,6 +125,7 @@ def evaluate(
         split=split,
         batch_size=batch_size,
         max_length=max_length,
+        labels=labels,
         limit=limit,
         skip_malformed=skip_malformed,
         on_batch=on_batch,
@@ -136,6 +142,7 @@ def compare(
     split: str = "dev",
     batch_size: int = BATCH_SIZE,
     max_length: int = MAX_LENGTH,
+    labels: Sequence[str] | None = None,
     limit: int | None = None,
     skip_malformed: bool = False,
     on_batch: OnBatch | None = None,
@@ -164,6 +171,7 @@ def compare(
         split=split,
         batch_size=batch_size,
         max_length=max_length,
+        labels=labels,
         limit=limit,
         skip_malformed=skip_malformed,
         on_batch=on_batch,
@@ -206,15 +214,20 @@ def _evaluate(
     split: str,
     batch_size: int,
     max_length: int,
+    labels: Sequence[str] | None,
     limit: int | None,
     skip_malformed: bool,
     on_batch: OnBatch | None,
 ) -> list[Evaluation]:
     task = _task(task)
-    classes = class_order(model.config, task)
+    for name, value in (("batch_size", batch_size), ("max_length", max_length), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1.")
+    metrics.libraries()
+    classes = class_order(model.config, task, labels)
+    names = [implementations.choose(name, device=model.device).name for name in names]
     examples = read_examples(task, data, split, skip_malformed=skip_malformed)[:limit]
     batches = list(encode_batches(examples, tokenizer, batch_size, max_length))
-    names = [implementations.choose(name, device=model.device).name for name in names]
     runs = [_Run(len(examples)) for _ in names]
     was_training = model.training
     model.eval()
@@ -231,10 +244,9 @@ def _evaluate(
                     on_batch(turn + 1, len(batches))
     finally:
         model.train(was_training)
-    labels = [example.label for example in examples]
+    truth = [example.label for example in examples]
     return [
-        run.result(task, name, model, classes, labels)
-        for name, run in zip(names, runs, strict=True)
+        run.result(task, name, model, classes, truth) for name, run in zip(names, runs, strict=True)
     ]
 
 
@@ -260,7 +272,7 @@ class _Run:
             self.logits[index] = output.logits[row].float().cpu()
             self.n_updates[index] = n_updates[row][token[row]].cpu()
 
-    def result(self, task: Task, name: str, model, classes, labels) -> Evaluation:
+    def result(self, task: Task, name: str, model, classes, truth) -> Evaluation:
         logits = torch.stack(self.logits)
         if task.is_regression:
             predictions = logits.squeeze(-1).tolist()
@@ -273,8 +285,8 @@ class _Run:
             implementation=name,
             dtype=str(model.dtype).removeprefix("torch."),
             quantization=None if name == "reference" else model.config.quantization,
-            metrics=metrics.score(task.metrics, predictions, labels),
-            examples=len(labels),
+            metrics=metrics.score(task.metrics, predictions, truth),
+            examples=len(truth),
             tokens=depths.numel(),
             mean_depth=running_rows / depths.numel(),
             depth_limit=model.config.num_hidden_layers,
@@ -287,21 +299,44 @@ class _Run:
         )
 
 
-def class_order(config, task: Task) -> list[int]:
-    """The model's logit of each of the task's classes: by label name if the configuration names
-    them all, else in the task's order.
+def class_order(config, task: Task, labels: Sequence[str] | None = None) -> list[int]:
+    """The model's logit of each of the task's classes, by the labels' names.
+
+    Args:
+        labels: the model's labels in the order of its logits; default: its configuration's.
 
     Raises:
-        ValueError: the model has another number of labels.
+        ValueError: they are not the task's; a model trained for another task has a score on this
+            one all the same, which means nothing.
     """
+    expected = "one, a score" if task.is_regression else ", ".join(task.labels)
     if config.num_labels != task.num_labels:
         raise ValueError(
             f"num_labels: the model has {config.num_labels}, expected {task.num_labels} for "
-            f"{task.name}: {', '.join(task.labels) or 'a score'}. Is it fine-tuned on this task?"
+            f"{task.name}: {expected}. Is it fine-tuned on this task?"
         )
-    if set(config.label2id) == set(task.labels):
-        return [config.label2id[label] for label in task.labels]
-    return list(range(task.num_labels))
+    kind = "regression" if task.is_regression else "single_label_classification"
+    if config.problem_type not in (None, kind):
+        raise ValueError(
+            f"problem_type: the model's is {config.problem_type!r}, expected {kind!r} for "
+            f"{task.name}. Is it fine-tuned on this task?"
+        )
+    given = [config.id2label[i] for i in range(config.num_labels)] if labels is None else labels
+    names, wanted = ([_plain(name) for name in of] for of in (given, task.labels or ("score",)))
+    if task.is_regression and names == ["label_0"]:  # transformers' default, and there is one only
+        names = wanted
+    if sorted(names) != sorted(wanted):
+        whose = "the model's are" if labels is None else "got"
+        raise ValueError(
+            f"labels: {whose} {', '.join(map(str, given))}; {task.name} expects {expected}. If the "
+            "model is fine-tuned on this task, give the labels in the order of its logits."
+        )
+    return [names.index(name) for name in wanted]
+
+
+def _plain(label: str) -> str:
+    """Label names differ in case and in how words are joined."""
+    return str(label).casefold().replace("-", "_").replace(" ", "_")
 
 
 def encode_batches(

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 _NEEDS = (
     "GLUE's metrics need scikit-learn and scipy: pip install scikit-learn scipy "
     "(or albert_act_fast[eval])."
 )
+
+
+def libraries() -> tuple[ModuleType, ModuleType]:
+    """`scipy.stats` and `sklearn.metrics`; called before long work whose end needs them.
+
+    Raises:
+        ImportError: scikit-learn or SciPy is not installed; the message says how to.
+    """
+    try:
+        from scipy import stats
+        from sklearn import metrics
+    except ImportError as error:
+        raise ImportError(_NEEDS) from error
+    return stats, metrics
 
 
 def score(
@@ -22,11 +37,7 @@ def score(
         ValueError: an unknown metric, or lists of different length.
         ImportError: scikit-learn or SciPy is not installed.
     """
-    try:
-        from scipy import stats
-        from sklearn import metrics
-    except ImportError as error:
-        raise ImportError(_NEEDS) from error
+    stats, metrics = libraries()
     known = {
         "accuracy": metrics.accuracy_score,
         "f1": metrics.f1_score,

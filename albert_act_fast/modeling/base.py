@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import re
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,15 @@ from transformers.utils import ModelOutput, logging
 
 from albert_act_fast import engine, implementations, native
 from albert_act_fast.configuration import AlbertActConfig
-from albert_act_fast.inputs import ModelInputs, check_inputs
+from albert_act_fast.engine.recompute import encode_with_recomputed_gradients
+from albert_act_fast.inputs import GivenInputs, ModelInputs, check_inputs, refuse_unknown
 from albert_act_fast.outputs import AlbertActModelOutput, EncoderResult
-from albert_act_fast.reference import AlbertActTransformer
+from albert_act_fast.reference import (
+    AlbertActAttention,
+    AlbertActLayer,
+    AlbertActTransformer,
+    HaltingUnit,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -30,6 +35,9 @@ class AlbertActEmbeddings(AlbertEmbeddings):
     def __init__(self, config: AlbertActConfig):
         super().__init__(config)
         self.position_embedding_type = config.position_embedding_type
+        if self.position_embedding_type != "absolute":
+            # Checkpoints have it, no result depends on it: nobody is to wait for its gradient.
+            self.position_embeddings.requires_grad_(False)
 
     def forward(self, inputs: ModelInputs) -> Tensor:
         """[B, S, E]"""
@@ -48,7 +56,10 @@ class AlbertActPreTrainedModel(PreTrainedModel):
     config_class = AlbertActConfig
     base_model_prefix = "albert"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
     _no_split_modules = ("AlbertActLayer",)
+    # The loss is a mean over the batch, which the Trainer divides by its accumulation steps.
+    accepts_loss_kwargs = False
     # In checkpoints written by older versions of transformers.
     _keys_to_ignore_on_load_unexpected = (r"position_ids$", r"token_type_ids$")
 
@@ -84,6 +95,21 @@ class AlbertActPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if wants_info else model
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs) -> str:
+        """What computes attention is part of `implementation`; the names that change no number are
+        accepted.
+
+        Raises:
+            ValueError: another kind of attention was asked for.
+        """
+        if attn_implementation not in (None, "eager", "sdpa"):
+            raise ValueError(
+                f"attn_implementation: got {attn_implementation!r}, expected 'eager', 'sdpa' or "
+                "nothing: the engine has its own attention, chosen with `implementation` (see "
+                "albert_act_fast.implementations)."
+            )
+        return attn_implementation or "eager"
+
     def quantize(self, quantization: str | None = "int8"):
         """Computes the encoder's products in int8 from now on, or with None no longer.
 
@@ -112,11 +138,22 @@ class AlbertActPreTrainedModel(PreTrainedModel):
 class AlbertActModel(AlbertActPreTrainedModel):
     """The bare ALBERT-ACT encoder, a drop-in for the published `act.AlbertActModel`.
 
-    In inference (`model.eval()` under `torch.no_grad()` or `inference_mode()`) the engine runs and
-    computes running tokens only; in training, and where a call needs the dense loop (attentions,
-    hidden states, head masks), the reference runs, with the same numbers. Training runs on the
-    engine too where asked to: `config.implementation = "torch"`.
+    The engine runs and computes running tokens only: in inference on the fastest implementation
+    there is, in training on `torch`, which autograd can follow. Where gradients are enabled in eval
+    mode the forward pass runs as in inference, and a backward pass computes the batch again. Where
+    a call needs the dense loop (attentions, hidden states, head masks), or the model has modules
+    that must see the padded batch (hooks, unknown types), the reference runs, with the same
+    numbers; `explain_implementation` says what runs and why.
     """
+
+    # Modules whose forward the engine replaces.
+    containers = {
+        "embeddings": AlbertActEmbeddings,
+        "encoder": AlbertActTransformer,
+        "encoder.albert_layer": AlbertActLayer,
+        "encoder.albert_layer.attention": AlbertActAttention,
+        "encoder.albert_layer.act": HaltingUnit,
+    }
 
     def __init__(self, config: AlbertActConfig, add_pooling_layer: bool = True):
         # A field may have been set since the configuration was made.
@@ -148,6 +185,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         implementation: str | None = None,
+        **unknown,
     ) -> AlbertActModelOutput | tuple:
         """
         Args:
@@ -167,37 +205,40 @@ class AlbertActModel(AlbertActPreTrainedModel):
             ValueError, TypeError: an argument is out of its range or shape, or the implementation
                 asked for cannot do what the call needs; the message says which and why.
         """
+        refuse_unknown(unknown)
+        _refuse_tracing()
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        given = input_ids if input_ids is not None else inputs_embeds
-        needs_gradients = self._needs_gradients(inputs_embeds)
-        choice = implementations.choose(
-            implementation,
-            self.config.implementation,
-            device=self.device if given is None else given.device,
-            dtype=self.embeddings.word_embeddings.weight.dtype,
-            needs_gradients=needs_gradients,
-            needs_reference=self._needs_reference(
-                head_mask, output_attentions, output_hidden_states
-            ),
-            needs_torch=self._needs_torch(),
+        for name, value in (
+            ("output_attentions", output_attentions),
+            ("output_hidden_states", output_hidden_states),
+        ):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: got {value!r}, expected True or False.")
+        given = GivenInputs(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds
         )
-        arguments = (
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            head_mask,
-            inputs_embeds,
+        inspection = self._inspect()
+        choice = self._choose(
+            implementation,
+            inspection,
+            given.device(self.device),
+            inputs_embeds=inputs_embeds,
+            dense_only={
+                "head_mask was given": head_mask is not None,
+                "output_attentions was asked for": output_attentions,
+                "output_hidden_states was asked for": output_hidden_states,
+            },
         )
         self._check_quantization(choice)
+        inputs = self._check(given)
         if choice.name == "reference":
-            self._say_why_slow(choice)
-            result = self._run_reference(arguments, output_hidden_states, output_attentions)
+            self._say_why_slow(choice, inspection)
+            result = self._run_reference(inputs, output_hidden_states, output_attentions)
         else:
-            result = self._run_engine(arguments, choice.name, bool(needs_gradients))
+            result = self._run_engine(inputs, inspection, choice)
         hidden = result.last_hidden_state
         pooled = None
         if self.pooler is not None:
@@ -215,8 +256,9 @@ class AlbertActModel(AlbertActPreTrainedModel):
         return self._as_asked(output, return_dict)
 
     def explain_implementation(self, implementation: str | None = None) -> str:
-        """Which implementation computes an inference call on the model's device, and why; of
-        `triton` also how, and where it has to fall back on a slower way, the reason.
+        """What a call would run now, on the model's device and in its present mode (training,
+        gradients, autocast), and why: the implementation, how its iterations run, and the reason
+        for every faster way that is not taken.
 
         Args:
             implementation: as in a call.
@@ -224,48 +266,89 @@ class AlbertActModel(AlbertActPreTrainedModel):
         Raises:
             ValueError: as in a call.
         """
-        choice = implementations.choose(
-            implementation,
-            self.config.implementation,
-            device=self.device,
-            dtype=self.dtype,
-            needs_torch=self._needs_torch(),
-        )
-        explanation = f"{choice.name} ({choice.reason})"
-        if choice.name == "triton":
-            explanation += f": {engine.gpu.explain(self.encoder.albert_layer)}"
-        return explanation
+        inspection = self._inspect()
+        choice = self._choose(implementation, inspection, self.device)
+        text = f"{choice.name} ({choice.reason})"
+        if choice.name == "reference":
+            return f"{text}: every token in every iteration"
+        call = self._call(inspection, choice)
+        taken, reasons = engine.engine_for(call)
+        describe = getattr(taken, "describe", None)
+        text += f": {taken.HOW if describe is None else describe(call)}"
+        if reasons and not choice.gradients:
+            text += f"; not faster because {'; '.join(reasons)}"
+        for name, reason in choice.passed_over.items():
+            text += f"; not {name}: {reason}"
+        if choice.recompute:
+            text += "; a backward pass computes the batch again, with gradients"
+        return text
 
-    def _needs_gradients(self, inputs_embeds: Tensor | None) -> list[str]:
-        reasons = []
+    def fixed_depth(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """[B, S, H]: the layer applied `num_hidden_layers` times to every token, nothing halting
+        and nothing mixed: ALBERT's own forward pass with these weights, to compare with."""
+        given = GivenInputs(input_ids=input_ids, attention_mask=attention_mask)
+        inputs = self._check(given)
+        hidden = self.encoder.embedding_hidden_mapping_in(self.embeddings(inputs))
+        for _ in range(self.config.num_hidden_layers):
+            hidden = self.encoder.albert_layer.block(hidden, inputs.attention_mask)[0]
+        return hidden
+
+    @torch.compiler.disable
+    def _inspect(self) -> engine.Inspection:
+        return engine.inspect(self.embeddings, self.encoder, self.containers)
+
+    @torch.compiler.disable
+    def _choose(
+        self, implementation, inspection, device, *, inputs_embeds=None, dense_only=None
+    ) -> implementations.Choice:
+        self.config.validate_limits()
+        training = gradients = None
         if self.training:
-            reasons.append("the model is in training mode (call model.eval())")
+            training = "the model is in training mode (call model.eval())"
         if torch.is_grad_enabled() and (
             (inputs_embeds is not None and inputs_embeds.requires_grad)
             or any(p.requires_grad for p in self.parameters())
         ):
-            reasons.append("gradients are enabled (wrap the call in torch.no_grad())")
-        return reasons
-
-    def _needs_reference(self, head_mask, output_attentions, output_hidden_states) -> list[str]:
-        reasons = []
-        if head_mask is not None:
-            reasons.append("head_mask was given")
-        if output_attentions:
-            reasons.append("output_attentions was asked for")
-        if output_hidden_states:
-            reasons.append("output_hidden_states was asked for")
+            gradients = "gradients are enabled (wrap the call in torch.no_grad())"
+        reasons = [reason for reason, holds in (dense_only or {}).items() if holds]
         if self.training and self.encoder.albert_layer.gradient_checkpointing:
             reasons.append("gradient checkpointing is on")
-        return reasons
+        if inspection.reference_only is not None:
+            reasons.append(inspection.reference_only)
+        elif inspection.active_dropout is not None and training is None:
+            reasons.append(f"{inspection.active_dropout} is in training mode, the model is not")
+        if torch._C._are_functorch_transforms_active():
+            reasons.append("a transform of torch.func is active")
+        if torch.autograd.forward_ad._current_level >= 0:
+            reasons.append("forward-mode differentiation is active")
+        weight = getattr(self.embeddings.word_embeddings, "weight", None)
+        return implementations.choose(
+            implementation,
+            self.config.implementation,
+            device=device,
+            dtype=getattr(weight, "dtype", None),
+            training=training,
+            gradients=gradients,
+            needs_reference=reasons,
+            needs_torch=self._needs_torch(torch.device(device)),
+        )
 
-    def _needs_torch(self) -> list[str]:
+    def _needs_torch(self, device: torch.device) -> list[str]:
+        reasons = []
+        if engine.autocast_is_on(device):
+            reasons.append("autocast is on, which only plain PyTorch follows")
         # Every call asks; `parameters()` would spend ten times as long on their names.
-        dtypes = {p.dtype for m in _modules(self) for p in m._parameters.values() if p is not None}
-        if len(dtypes) <= 1:
-            return []
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        return [f"the model's weights have several dtypes ({names})"]
+        dtypes = {
+            p.dtype
+            for part in (self.embeddings, self.encoder)
+            for m in part.modules()
+            for p in m._parameters.values()
+            if p is not None and p.is_floating_point()
+        }
+        if len(dtypes) > 1:
+            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            reasons.append(f"the model's weights have several dtypes ({names})")
+        return reasons
 
     def _check_quantization(self, choice: implementations.Choice) -> None:
         """Full precision instead of int8 only where it was asked for by name."""
@@ -279,16 +362,16 @@ class AlbertActModel(AlbertActPreTrainedModel):
             )
 
     @torch.compiler.disable
-    def _say_why_slow(self, choice: implementations.Choice) -> None:
-        """The dense loop in eval mode is mostly a forgotten `torch.no_grad()`: say so once."""
-        if not self.training and choice.reason.startswith("gradients"):
+    def _say_why_slow(self, choice: implementations.Choice, inspection: engine.Inspection) -> None:
+        """Nobody asked for the dense loop where a module alone is the reason: say so once."""
+        reason = inspection.reference_only
+        if reason is not None and choice.reason != "asked for":
             logger.warning_once(
-                "AlbertActModel computes every token at every iteration: "
-                f"{choice.reason} to drop halted tokens."
+                f"AlbertActModel computes every token at every iteration, because {reason}; halted "
+                "tokens are dropped where engines may read or call each module row by row."
             )
 
-    def _run_reference(self, arguments, output_hidden_states, output_attentions) -> EncoderResult:
-        inputs = self._check(arguments)
+    def _run_reference(self, inputs, output_hidden_states, output_attentions) -> EncoderResult:
         embedded = self.embeddings(inputs)
         return self.encoder(
             embedded,
@@ -298,35 +381,75 @@ class AlbertActModel(AlbertActPreTrainedModel):
             output_attentions,
         )
 
+    def _call(self, inspection, choice: implementations.Choice) -> engine.Call:
+        return engine.Call(
+            self.embeddings,
+            self.encoder,
+            inspection,
+            choice.name,
+            gradients=choice.gradients,
+            int8=self.config.quantization == "int8",
+        )
+
     # Packing and the loop depend on the data, so torch.compile leaves them as they are and
     # compiles what stands around them.
     @torch.compiler.disable
-    def _run_engine(self, arguments, implementation: str, with_gradients: bool) -> EncoderResult:
-        arguments = (self.embeddings, self.encoder, self._check(arguments))
-        rule = {
-            "threshold": self.config.halting_threshold,
-            "max_iterations": self.config.num_hidden_layers,
-        }
-        if with_gradients:
-            return engine.encode_with_gradients(*arguments, **rule)
-        # Compiled operators take rows and weights of one dtype; autocast would mix them.
-        device = arguments[2].attention_mask.device.type
-        mixed = implementation != "torch" and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if mixed else contextlib.nullcontext():
-            return engine.encode(
-                *arguments,
-                **rule,
-                implementation=implementation,
-                int8=self.config.quantization == "int8",
-            )
+    def _run_engine(self, inputs: ModelInputs, inspection, choice) -> EncoderResult:
+        limits = engine.HaltingLimits(self.config.halting_threshold, self.config.num_hidden_layers)
+
+        def run(call: engine.Call, inputs: ModelInputs) -> EncoderResult:
+            way, reasons = engine.engine_for(call)
+            if call.int8 and way is not engine.cpu:
+                raise ValueError(f"quantization: int8 cannot be computed: {'; '.join(reasons)}.")
+            return engine.encode(call, way, inputs, limits)
+
+        call = self._call(inspection, choice)
+        if choice.gradients:
+            return run(call, inputs)
+        if not choice.recompute:
+            with torch.no_grad():
+                return run(call, inputs)
+
+        def parameters() -> list[Tensor]:
+            both = (*self.embeddings.parameters(), *self.encoder.parameters())
+            return [p for p in both if p.requires_grad]
+
+        def again(embeds: Tensor | None) -> EncoderResult:
+            if call.int8:
+                raise RuntimeError(
+                    "quantization: int8 has no gradients; call model.quantize(None) first."
+                )
+            followed = dataclasses.replace(call, implementation="torch", gradients=True)
+            return run(followed, dataclasses.replace(inputs, inputs_embeds=embeds))
+
+        return encode_with_recomputed_gradients(
+            lambda embeds: run(call, dataclasses.replace(inputs, inputs_embeds=embeds)),
+            again,
+            inputs.inputs_embeds,
+            parameters(),
+            parameters,
+        )
 
     @torch.compiler.disable
-    def _check(self, arguments) -> ModelInputs:
-        return check_inputs(self.config, self.embeddings, *arguments)
+    def _check(self, given: GivenInputs) -> ModelInputs:
+        missing = engine.missing_weights(self.embeddings, self.encoder)
+        if missing is not None:
+            raise ValueError(
+                f"{missing}: the weight is on the meta device, which holds no numbers, and no hook "
+                "brings it to memory; load the weights before calling the model."
+            )
+        return check_inputs(self.config, self.embeddings, self.encoder, given)
 
 
-def _modules(module: nn.Module) -> Iterator[nn.Module]:
-    yield module
-    for child in module._modules.values():
-        if child is not None:
-            yield from _modules(child)
+def _refuse_tracing() -> None:
+    """How often the layer is applied depends on the data: a trace would keep one batch's number.
+
+    Raises:
+        RuntimeError: the call is being traced or exported.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        raise RuntimeError(
+            "AlbertActModel: the number of iterations depends on the data, so that a traced or "
+            "exported graph would be wrong for any other batch. Call the model from Python, "
+            "torch.compile included, and keep it with save_pretrained."
+        )

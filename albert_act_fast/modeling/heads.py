@@ -7,8 +7,10 @@ from abc import abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.albert.modeling_albert import AlbertMLMHead, AlbertSOPHead
+from transformers.utils import logging
 
 from albert_act_fast.configuration import AlbertActConfig
+from albert_act_fast.inputs import refuse_unknown
 from albert_act_fast.modeling.base import AlbertActModel, AlbertActPreTrainedModel
 from albert_act_fast.outputs import (
     AlbertActForPreTrainingOutput,
@@ -19,6 +21,8 @@ from albert_act_fast.outputs import (
     AlbertActSequenceClassifierOutput,
     AlbertActTokenClassifierOutput,
 )
+
+logger = logging.get_logger(__name__)
 
 
 def act_loss(ponder_cost: Tensor, tau: float) -> Tensor:
@@ -56,13 +60,22 @@ class _TaskModel(AlbertActPreTrainedModel):
         labels: dict[str, Tensor | None],
         act_tau: float | None,
         return_dict: bool | None,
+        unknown: dict | None = None,
         head_arguments: dict | None = None,
     ):
         """`given` and `options` are the encoder's arguments, in its own order."""
+        refuse_unknown(unknown or {})
         encoded = self.albert(*given, *options)
         fields = self._apply_head(encoded, **(head_arguments or {}))
         loss = self._task_loss(fields, labels)
         tau = self.config.act_tau if act_tau is None else act_tau
+        if self.training and loss is None and tau:
+            logger.warning_once(
+                f"{type(self).__name__}: act_tau={tau} is set, but no labels were given, so that "
+                "there is no loss to add the ponder cost to; a loss computed elsewhere (label "
+                "smoothing of the Trainer, for one) is without it: add `act_loss(output."
+                "ponder_cost, tau)` there."
+            )
         if loss is not None and tau is not None:
             loss = loss + act_loss(encoded.ponder_cost, tau)
         output = self.output_class(
@@ -95,6 +108,7 @@ class _LabelledModel(_TaskModel):
         return_dict: bool | None = None,
         implementation: str | None = None,
         act_tau: float | None = None,
+        **unknown,
     ):
         """See `AlbertActModel.forward` for the inputs and the class for its labels.
 
@@ -105,7 +119,7 @@ class _LabelledModel(_TaskModel):
         given = (input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds)
         options = (output_attentions, output_hidden_states, True, implementation)
         labels = {"labels": labels}
-        return self._run(given, options, labels, act_tau, return_dict)
+        return self._run(given, options, labels, act_tau, return_dict, unknown)
 
 
 class _VocabularyHead:
@@ -166,6 +180,7 @@ class AlbertActForPreTraining(_VocabularyHead, _TaskModel):
         return_dict: bool | None = None,
         implementation: str | None = None,
         act_tau: float | None = None,
+        **unknown,
     ):
         """See `AlbertActModel.forward` for the inputs.
 
@@ -178,7 +193,7 @@ class AlbertActForPreTraining(_VocabularyHead, _TaskModel):
         given = (input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds)
         options = (output_attentions, output_hidden_states, True, implementation)
         labels = {"labels": labels, "sentence_order_label": sentence_order_label}
-        return self._run(given, options, labels, act_tau, return_dict)
+        return self._run(given, options, labels, act_tau, return_dict, unknown)
 
     def _apply_head(self, encoded):
         return {
@@ -303,6 +318,7 @@ class AlbertActForQuestionAnswering(_TaskModel):
         return_dict: bool | None = None,
         implementation: str | None = None,
         act_tau: float | None = None,
+        **unknown,
     ):
         """See `AlbertActModel.forward` for the inputs.
 
@@ -314,7 +330,7 @@ class AlbertActForQuestionAnswering(_TaskModel):
         given = (input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds)
         options = (output_attentions, output_hidden_states, True, implementation)
         labels = {"start_logits": start_positions, "end_logits": end_positions}
-        return self._run(given, options, labels, act_tau, return_dict)
+        return self._run(given, options, labels, act_tau, return_dict, unknown)
 
     def _apply_head(self, encoded):
         start, end = self.qa_outputs(encoded.last_hidden_state).unbind(-1)
@@ -357,7 +373,7 @@ class AlbertActForMultipleChoice(_LabelledModel):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def _run(self, given, options, labels, act_tau, return_dict):
+    def _run(self, given, options, labels, act_tau, return_dict, unknown=None):
         choices, flat = None, []
         for (name, dimensions), tensor in zip(_CHOICE_INPUTS.items(), given, strict=True):
             if tensor is not None and dimensions is not None:
@@ -369,7 +385,9 @@ class AlbertActForMultipleChoice(_LabelledModel):
                 choices = tensor.size(1) if choices is None else choices
                 tensor = tensor.flatten(0, 1)
             flat.append(tensor)
-        return super()._run(flat, options, labels, act_tau, return_dict, {"choices": choices})
+        return super()._run(
+            flat, options, labels, act_tau, return_dict, unknown, {"choices": choices}
+        )
 
     def _apply_head(self, encoded, choices: int):
         scores = self.classifier(self.dropout(encoded.pooler_output))

@@ -5,10 +5,13 @@ Host code reads counts and offsets, so on a GPU every iteration waits for the de
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from albert_act_fast.modules import linear_in_float32
 from albert_act_fast.ops import contracts
 
 
@@ -99,7 +102,7 @@ def _attend_one_sequence(
         bias = relative_scores(
             q, k, positions[token_index[rows]], positions[keys], distance_embedding, key_distances
         )
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    attended = attend(q, k, v, bias)
     out[rows] = attended.squeeze(0).transpose(0, 1).flatten(1)
 
 
@@ -119,8 +122,29 @@ def _attend_padded(
             q, k, positions[token_index[rows]], positions[keys], distance_embedding, key_distances
         )
         mask = bias.masked_fill(~mask, float("-inf"))
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    attended = attend(q, k, v, mask)
     out[rows[live_rows]] = attended.transpose(1, 2).flatten(2)[live_rows]
+
+
+# PyTorch's kernel for CPUs gives finite numbers for scores of nothing but NaN where there are fewer
+# keys than a vector has lanes (16 in float32).
+_FEW_KEYS = 32
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v for q [..., Q, D], k and v [..., K, D], bias to add (or
+    bool, False where there is no key) [..., Q, K]; dropout: the share of weights to drop."""
+    if k.device.type != "cpu" or k.size(-2) >= _FEW_KEYS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) / math.sqrt(q.size(-1))
+        if bias is not None and bias.dtype == torch.bool:
+            scores = scores.masked_fill(~bias, float("-inf"))
+        elif bias is not None:
+            scores = scores + bias
+        weights = F.dropout(scores.softmax(-1), dropout, dropout > 0)
+        return (weights @ v.to(dtype)).to(q.dtype)
 
 
 def _padded_index(spans: list[tuple[int, int]], device) -> tuple[Tensor, Tensor]:
@@ -146,13 +170,6 @@ def relative_scores(q, k, query_positions, key_positions, distance_embedding, ke
 def add_layer_norm(x, residual, weight, bias, eps, row_count, out):
     live = _live(row_count)
     out[live].copy_(F.layer_norm(x[live] + residual[live], x.shape[-1:], weight, bias, eps))
-
-
-def halting_probability(candidate: Tensor, weight: Tensor, bias: Tensor, dtype) -> Tensor:
-    """[R], computed in the halting state's dtype whatever the rows' and autocast's are."""
-    with torch.autocast(candidate.device.type, enabled=False):
-        logit = F.linear(candidate.to(dtype), weight.to(dtype), bias.to(dtype))
-    return logit.squeeze(1).sigmoid()
 
 
 def halting_rule(hp: Tensor, p: Tensor, threshold: float) -> tuple[Tensor, ...]:
@@ -192,10 +209,34 @@ def halting_step(
     remainders,
 ):
     live = slice(0, int(query_offsets[-1]))
-    hidden, hp, token_index = hidden[live], accumulated_probability[live], token_index[live]
     summed = ffn_output[live] if ffn_input is None else ffn_output[live] + ffn_input[live]
     candidate = F.layer_norm(summed, hidden.shape[-1:], ln_weight, ln_bias, eps)
-    p = halting_probability(candidate, halting_weight, halting_bias, hp.dtype)
+    finish_iteration(
+        candidate,
+        linear_in_float32(candidate, halting_weight, halting_bias).squeeze(1).sigmoid(),
+        hidden[live],
+        threshold,
+        iteration,
+        last,
+        accumulated_probability[live],
+        token_index[live],
+        query_offsets,
+        next_hidden[live],
+        next_accumulated_probability,
+        next_token_index[live],
+        next_query_offsets,
+        out,
+        n_updates,
+        remainders,
+    )
+
+
+def finish_iteration(
+    candidate, p, hidden, threshold, iteration, last, hp, token_index, query_offsets, next_hidden,
+    next_accumulated_probability, next_token_index, next_query_offsets, out, n_updates, remainders,
+):  # fmt: skip
+    """What `halting_step` does once it has the candidate states and their halting probability: the
+    rule, the mix, and every row to its place. All arguments of rows hold the live ones alone."""
     reached, goes_on, weight, remainder = halting_rule(hp, p, threshold)
     weight = weight.unsqueeze(1)
     mixed = torch.addcmul((1 - weight) * hidden, weight, candidate).to(hidden.dtype)
@@ -205,8 +246,8 @@ def halting_step(
     staying = goes_on.nonzero().squeeze(1)
     leaving = (~goes_on).nonzero().squeeze(1)
     slots = torch.cat([staying, leaving.flip(0)])
-    torch.index_select(mixed, 0, slots, out=next_hidden[live])
-    torch.index_select(token_index, 0, slots, out=next_token_index[live])
+    torch.index_select(mixed, 0, slots, out=next_hidden)
+    torch.index_select(token_index, 0, slots, out=next_token_index)
     count = staying.numel()
     torch.index_select(reached, 0, staying, out=next_accumulated_probability[:count])
     survivors_before = F.pad(goes_on.cumsum(0), (1, 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from albert_act_fast import native
 from suite.inputs import ROOT
+from suite.timing import MACHINE_CLOCK, Clock
 
 PACKAGES = ("torch", "transformers", "triton", "onnxruntime", "openvino", "nncf", "flash-attn")
 # Rows, inputs, outputs: the shapes of a large batch's feed-forward block, and a square one.
@@ -123,16 +123,19 @@ def copy_bandwidth(bytes_moved: int, device: str) -> float:
     return 8 * source.numel() / _shortest(lambda: target.copy_(source), device)
 
 
-def _shortest(call: Callable, device: str) -> float:
-    """Seconds of the fastest of the calls that fit into a while."""
+def _shortest(call: Callable, device: str, clock: Clock = MACHINE_CLOCK) -> float:
+    """Seconds of the fastest of the calls that fit into a while; of one call at least, however
+    long this process is kept waiting."""
     synchronize = synchronizer(device)
     call()
     synchronize()
-    shortest, end = float("inf"), time.perf_counter() + PEAK_SECONDS
-    while (start := time.perf_counter()) < end:
+    shortest, start = float("inf"), clock.now()
+    end = start + PEAK_SECONDS
+    while start < end:
         call()
         synchronize()
-        shortest = min(shortest, time.perf_counter() - start)
+        before, start = start, clock.now()
+        shortest = min(shortest, start - before)
     return shortest
 
 

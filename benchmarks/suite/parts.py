@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from albert_act_fast import AlbertActModel, native
-from albert_act_fast.engine.packed_weights import packed_engine
+from albert_act_fast.engine.cpu import packed_engine
 from suite import machine
 from suite.cases import fixed
 from suite.inputs import Batch

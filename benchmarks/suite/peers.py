@@ -56,15 +56,7 @@ def hugging_face(model: AlbertActModel, attention: str = "sdpa") -> HFAlbertMode
 @torch.no_grad()
 def fixed_depth(model: AlbertActModel, batch: Batch) -> Tensor:
     """[B, S, H], what the peers are to compute: the reference's layer, every iteration, no mix."""
-    layer, mask = model.encoder.albert_layer, batch.attention_mask.bool()
-    embedded = model.embeddings(model._check((batch.input_ids, mask, None, None, None, None)))
-    hidden = model.encoder.embedding_hidden_mapping_in(embedded)
-    for _ in range(model.config.num_hidden_layers):
-        attended, _ = layer.attention(hidden, mask, None)
-        ffn_input = layer.LayerNorm(attended + hidden)
-        ffn_output = layer.ffn_output(layer.activation(layer.ffn(ffn_input)))
-        hidden = layer.full_layer_layer_norm(ffn_output + ffn_input)
-    return hidden
+    return model.fixed_depth(batch.input_ids, batch.attention_mask)
 
 
 def not_installed(*packages: str) -> str | None:

@@ -34,6 +34,7 @@ class Runner:
         effort: multiplies the time that cases ask for.
         memory: False leaves peak memory out.
         after_round: called after each round of timing.
+        clock: times the variants.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Runner:
         memory: bool = True,
         after_round: Callable[[], None] | None = None,
         console: Console | None = None,
+        clock: timing.Clock = timing.MACHINE_CLOCK,
     ):
         self.folder, self.report, self.device = folder, report, device
         self.variants = all_variants() if variants is None else variants
@@ -55,6 +57,7 @@ class Runner:
         self.effort, self.memory = effort, memory
         self.after_round = after_round or (lambda: None)
         self.console = console or Console(stderr=True)
+        self.clock = clock
         self.facts = machine.facts(device)
         self.wrong: list[str] = []
 
@@ -64,7 +67,7 @@ class Runner:
         batch = case.inputs().to(self.device)
         with torch.inference_mode(False):
             model = model_of(case, self.folder, self.device)
-        gate = Gate(model, batch)
+        gate = Gate(model, batch, self.clock)
         about, needed, dense = self._about(case, model, batch, gate)
         self.console.print(f"[bold]{case.name}[/bold] ({batch.source}): {about['depth_text']}")
         del about["depth_text"]
@@ -152,7 +155,11 @@ class Runner:
     ) -> dict[str, list[float]]:
         synchronize = machine.synchronizer(self.device)
         estimates = {
-            name: reference_seconds if name == BASELINE else timing.timed(call, synchronize)
+            name: (
+                reference_seconds
+                if name == BASELINE
+                else timing.timed(call, synchronize, self.clock)
+            )
             for name, call in calls.items()
         }
         one_round = sum(max(estimate, timing.TURN_SECONDS) for estimate in estimates.values())
@@ -160,7 +167,7 @@ class Runner:
         rounds = min(MAX_ROUNDS, max(case.rounds, rounds))
         with tqdm(total=rounds * len(calls), desc="timing", leave=False) as bar:
             return timing.interleave(
-                calls, estimates, rounds, bar.update, synchronize, self.after_round
+                calls, estimates, rounds, bar.update, synchronize, self.after_round, self.clock
             )
 
     @staticmethod

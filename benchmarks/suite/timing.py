@@ -6,12 +6,29 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 # A turn lasts about this long: shorter calls are repeated, and the median of the turn is kept.
 TURN_SECONDS = 0.15
 MAX_CALLS = 20
 # What one library's threads still do after its call (spinning) must not be the next one's time.
 SETTLING_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the seconds come from: the machine's own, or in tests ones that are stated.
+
+    Args:
+        now: seconds since some moment.
+        pause: does nothing for so many seconds.
+    """
+
+    now: Callable[[], float] = time.perf_counter
+    pause: Callable[[float], None] = time.sleep
+
+
+MACHINE_CLOCK = Clock()
 
 
 def interleave(
@@ -21,6 +38,7 @@ def interleave(
     advance: Callable[[], None] = lambda: None,
     synchronize: Callable[[], None] = lambda: None,
     after_round: Callable[[], None] = lambda: None,
+    clock: Clock = MACHINE_CLOCK,
 ) -> dict[str, list[float]]:
     """Seconds of a call of each variant, one figure for each round.
 
@@ -40,35 +58,41 @@ def interleave(
     for _ in range(rounds):
         chooser.shuffle(order)
         for name in order:
-            seconds[name].append(turn(variants[name], estimates[name], synchronize))
+            seconds[name].append(turn(variants[name], estimates[name], synchronize, clock))
             advance()
         after_round()
     return seconds
 
 
-def turn(call: Callable, estimate: float, synchronize: Callable[[], None]) -> float:
+def turn(
+    call: Callable, estimate: float, synchronize: Callable[[], None], clock: Clock = MACHINE_CLOCK
+) -> float:
     """Median seconds of the calls of one turn."""
     calls = max(1, min(MAX_CALLS, int(TURN_SECONDS / max(estimate, 1e-9))))
-    time.sleep(SETTLING_SECONDS)
+    clock.pause(SETTLING_SECONDS)
     if calls > 1:
         call()
     synchronize()
     times = []
     for _ in range(calls):
-        start = time.perf_counter()
+        start = clock.now()
         call()
         synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock.now() - start)
     return statistics.median(times)
 
 
-def timed(call: Callable, synchronize: Callable[[], None] = lambda: None) -> float:
+def timed(
+    call: Callable,
+    synchronize: Callable[[], None] = lambda: None,
+    clock: Clock = MACHINE_CLOCK,
+) -> float:
     """Seconds of one call."""
     synchronize()
-    start = time.perf_counter()
+    start = clock.now()
     call()
     synchronize()
-    return time.perf_counter() - start
+    return clock.now() - start
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

@@ -87,8 +87,13 @@ inline __attribute__((always_inline)) void store_weights(Vector<float> weights,
 #endif
 }
 
-// The block's scores become weights relative to the highest score so far, 0 from `count` up to
-// whole panels. Returns what earlier sums are to be multiplied by; there are none at first.
+// The block's scores, not yet scaled, become weights relative to the highest score so far, 0 from
+// `count` up to whole panels. Returns what earlier sums are to be multiplied by; there are none at
+// first.
+//
+// Scores are subtracted before they are scaled: the difference of two numbers is never above 0
+// where the second is the larger. A scaled score is a product, which compilers contract with a
+// subtraction; of huge scores the highest one, rounded, may then lie far below itself, not rounded.
 template <bool kRounded, class A, class Word>
 inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t count, A scale,
                                               bool first, A& highest, A& total) {
@@ -98,16 +103,16 @@ inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t co
     Vector<A> top = load_vector(scores);
     for (int64_t j = lanes; j < columns; j += lanes) top = larger(top, load_vector(scores + j));
     const SoftmaxStep<A> step = softmax_step(
-        highest, largest_lane<A>(top) * scale, [first](A x) __attribute__((always_inline)) {
-            return first ? A(0) : exp_nonpositive(Vector<A>{} + x)[0];
+        highest, largest_lane<A>(top), [first, scale](A x) __attribute__((always_inline)) {
+            return first ? A(0) : exp_nonpositive(Vector<A>{} + x * scale)[0];
         });
     highest = step.highest;
     const Vector<A> now = Vector<A>{} + highest;
     const auto weight = [&](int64_t j) __attribute__((always_inline)) {
-        const Vector<A> weight = softmax_weight(load_vector(scores + j) * scale, now,
-                                                [](Vector<A> x) __attribute__((always_inline)) {
-                                                    return exp_nonpositive<kRounded>(x);
-                                                });
+        const Vector<A> weight = softmax_weight(
+            load_vector(scores + j), now, [scale](Vector<A> x) __attribute__((always_inline)) {
+                return exp_nonpositive<kRounded>(x * scale);
+            });
         store_weights(weight, words + (__is_same(Word, A) ? j : j / 2));
         return weight;
     };

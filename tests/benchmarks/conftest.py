@@ -6,6 +6,7 @@ import pytest
 
 from suite.cases import BASELINE, Case
 from suite.runner import Runner
+from suite.timing import MACHINE_CLOCK
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +18,9 @@ def small_case() -> Case:
 def run(tmp_path, small_case):
     """Runs a case with the variants given, and returns the runner and the rows."""
 
-    def run_with(variants, case=small_case):
+    def run_with(variants, case=small_case, clock=MACHINE_CLOCK):
         rows = []
-        runner = Runner(tmp_path, rows.append, variants=variants, memory=False)
+        runner = Runner(tmp_path, rows.append, variants=variants, memory=False, clock=clock)
         runner.run(case)
         return runner, rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +13,7 @@ from suite import plots, report, tables
 from suite.cases import BASELINE, selected
 from suite.commits import Baton
 from suite.compare import compare_rows
+from suite.timing import Clock
 from suite.variants import all_variants
 
 FACTS = {
@@ -78,35 +78,47 @@ def made_up_rows() -> list[dict]:
     return [*rows, {**operator, "ratios": [2.0] * 5, "floor_seconds": 5e-6, "share_of_floor": 0.5}]
 
 
-@pytest.fixture
-def slowed(small_case):
-    """All variants, with the engine asleep for half of its time before every call."""
-    variants = all_variants()
-    engine = variants["torch float32"]
+class StatedSeconds:
+    """A clock that nothing moves but the variants, each by the seconds stated for its calls and a
+    tenth of them more or less."""
 
-    def prepare(model, batch, folder):
-        call = engine.prepare(model, batch, folder)
-        call()
-        start = time.perf_counter()
-        call()
-        pause = time.perf_counter() - start
+    def __init__(self, seed: int, **seconds: float):
+        self.chooser, self.time = random.Random(seed), 0.0
+        self.clock = Clock(now=lambda: self.time, pause=self.spend)
+        self.variants = {
+            variant.name: dataclasses.replace(variant, prepare=self.timed(variant, seconds))
+            for variant in all_variants().values()
+        }
 
-        def slow():
-            time.sleep(pause)
-            return call()
+    def spend(self, seconds: float) -> None:
+        self.time += seconds
 
-        return slow
+    def timed(self, variant, seconds):
+        def prepare(model, batch, folder):
+            call = variant.prepare(model, batch, folder)
 
-    return {**variants, "torch float32": dataclasses.replace(engine, prepare=prepare)}
+            def run():
+                self.spend(seconds[variant.name.split()[0]] * self.chooser.uniform(0.9, 1.1))
+                return call()
+
+            return run
+
+        return prepare
 
 
-def test_a_slowed_kernel_is_flagged(run, small_case, slowed):
+def test_a_slowed_kernel_is_flagged(run, small_case):
+    runs = (
+        StatedSeconds(0, reference=0.1, torch=0.05),
+        StatedSeconds(1, reference=0.1, torch=0.05),
+        StatedSeconds(2, reference=0.1, torch=0.075),
+    )
     case = dataclasses.replace(small_case, seconds=2.0)
-    _, before = run(all_variants(), case)
-    _, after = run(slowed, case)
+    before, again, after = (run(stated.variants, case, stated.clock)[1] for stated in runs)
+    assert not any(change.is_regression for change in compare_rows(before, again))
     (change,) = [c for c in compare_rows(before, after) if c.is_regression]
     assert change.variant == "torch float32"
-    assert change.new < 0.75 * change.old
+    assert change.old == pytest.approx(2, rel=0.1)
+    assert change.new == pytest.approx(4 / 3, rel=0.1)
 
 
 def test_noise_is_no_regression_and_a_wrong_result_is_one():

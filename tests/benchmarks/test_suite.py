@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from albert_act_fast import AlbertActConfig, AlbertActModel
-from suite import timing
+from suite import machine, timing
 from suite.calibration import NotCalibrated, calibrated_model, depths_by_class
 from suite.cases import SELECTIONS, Case, case_named, selected
 from suite.gate import Gate, WrongResult
@@ -147,6 +147,27 @@ def test_interleaving_gives_every_variant_one_turn_a_round():
     seconds = timing.interleave(calls, dict.fromkeys("abc", 1.0), rounds=4)
     assert {name: len(values) for name, values in seconds.items()} == dict.fromkeys("abc", 4)
     assert all(sorted(turns[i : i + 3]) == list("abc") for i in range(0, 12, 3))
+
+
+def test_a_turn_is_the_median_of_its_calls_and_the_first_does_not_count():
+    seconds = iter([9.0, *[0.05, 0.03, 5.0] * 7])
+    now = 0.0
+
+    def pass_time(seconds):
+        nonlocal now
+        now += seconds
+
+    clock = timing.Clock(now=lambda: now, pause=pass_time)
+    measured = timing.turn(lambda: pass_time(next(seconds)), 0.04, lambda: None, clock)
+    assert measured == pytest.approx(0.05)
+    assert len(list(seconds)) == 21 - 3
+
+
+def test_a_peak_is_found_on_a_machine_that_is_held_up():
+    """A second passes whenever nobody looks: longer than all the time there is for a peak."""
+    seconds = iter(range(100))
+    clock = timing.Clock(now=lambda: float(next(seconds)))
+    assert machine._shortest(lambda: None, "cpu", clock) == 1.0
 
 
 def test_cases_can_be_found_by_their_names():

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from support.models import random_model
 
-from albert_act_fast import AlbertActForSequenceClassification, native
+from albert_act_fast import AlbertActForSequenceClassification, glue, native
+from albert_act_fast.cli import running
 from albert_act_fast.glue import evaluate as evaluate_task
+from albert_act_fast.glue import get_task
 from albert_act_fast.ops import torch_ops
 from albert_act_fast.tokenizer import load_tokenizer
 
 GLUE = Path(__file__).parents[1] / "fixtures" / "glue"
 
 
-def classifier(folder: Path, **overrides) -> Path:
+def classifier(folder: Path, task: str = "sst-2", **overrides) -> Path:
+    labels = dict(enumerate(get_task(task).labels)) or {0: "LABEL_0"}
+    names = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
     model = random_model(
-        4, model_class=AlbertActForSequenceClassification, vocab_size=30000, **overrides
+        4, model_class=AlbertActForSequenceClassification, vocab_size=30000, **names | overrides
     )
     model.save_pretrained(folder)
     return folder
@@ -84,8 +89,8 @@ def test_the_table_shows_both_sides(command, sentiment):
 
 
 def test_all_tasks_in_one_command(command, sentiment, tmp_path):
-    classifier(tmp_path / "sts-b", num_labels=1)
-    classifier(tmp_path / "mnli-m", num_labels=3)
+    classifier(tmp_path / "sts-b", "sts-b")
+    classifier(tmp_path / "mnli-m", "mnli-m")
     (tmp_path / "sst-2").symlink_to(sentiment)
     result = command(*arguments("all", tmp_path / "{task}", "--json"))
     document = json.loads(result.stdout)
@@ -94,6 +99,49 @@ def test_all_tasks_in_one_command(command, sentiment, tmp_path):
         "cola", "mrpc", "qqp", "mnli-mm", "qnli", "rte", "wnli"
     }  # fmt: skip
     assert "does not exist" in document["not_run"]["cola"]
+
+
+def test_one_model_for_all_tasks_is_scored_on_those_it_fits(command):
+    """The sentiment model has as many labels as six other tasks."""
+    document = json.loads(command(*arguments("all", "sst2", "--json")).stdout)
+    assert [row["task"] for row in document["rows"]] == ["sst-2"]
+    assert document["not_run"]["cola"].startswith(
+        "labels: the model's are negative, positive; cola expects unacceptable, acceptable."
+    )
+    assert "wnli expects not_entailment, entailment" in document["not_run"]["wnli"]
+    assert len(document["not_run"]) == 9
+
+
+def test_labels_can_be_named(command, error, tmp_path):
+    """The model says LABEL_0 and LABEL_1."""
+    unnamed = classifier(tmp_path, id2label=None, label2id=None, num_labels=2)
+    assert "the model's are LABEL_0, LABEL_1" in error(*arguments("sst-2", unnamed))
+    accuracies = []
+    for labels in ("negative,positive", "positive, negative"):
+        result = command(*arguments("sst-2", unnamed, "--labels", labels, "--json"))
+        (row,) = json.loads(result.stdout)["rows"]
+        accuracies.append(row["engine"]["metrics"]["accuracy"])
+    assert sum(accuracies) == pytest.approx(100)
+    message = error(*arguments("sst-2", unnamed, "--labels", "positive,neutral"))
+    assert "labels: got positive, neutral; sst-2 expects negative, positive" in message
+
+
+@pytest.mark.parametrize(
+    ("missing", "data"), [("sklearn", GLUE), ("scipy", GLUE), ("datasets", "hub")]
+)
+def test_missing_packages_are_named_before_a_model_is_loaded(error, monkeypatch, missing, data):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(running, "load_for_task", lambda *_: pytest.fail("a model is loaded"))
+    for task in ("sst-2", "all"):
+        message = error("eval", "--task", task, "--data", data, "--model", "sst2")
+        assert "pip install" in message
+
+
+def test_nothing_to_run_is_an_error(command, tmp_path):
+    result = command("eval", "--task", "all", "--data", tmp_path, "--model", "sst2", "--json")
+    assert result.exit_code == 2
+    assert len(json.loads(result.stdout)["not_run"]) == 10
+    assert "none could be run" in result.stderr
 
 
 def test_in_half_precision_differences_are_reported(command, sentiment):
@@ -121,16 +169,35 @@ def test_differing_predictions_fail_loudly(error, sentiment, monkeypatch):
     assert "differently" in message
 
 
+def test_a_task_that_fails_takes_no_other_s_row_away(command, sentiment, tmp_path, monkeypatch):
+    classifier(tmp_path / "sts-b", "sts-b")
+    (tmp_path / "sst-2").symlink_to(sentiment)
+    compare = glue.compare
+
+    def differs_on_sts_b(model, tokenizer, task, *args, **kwargs):
+        if task.name == "sts-b":
+            raise glue.PredictionsDiffer("sts-b: predicted differently")
+        return compare(model, tokenizer, task, *args, **kwargs)
+
+    monkeypatch.setattr(glue, "compare", differs_on_sts_b)
+    result = command(*arguments("all", tmp_path / "{task}", "--json"))
+    document = json.loads(result.stdout)
+    assert [row["task"] for row in document["rows"]] == ["sst-2"]
+    assert "predicted differently" in document["not_run"]["sts-b"]
+    assert (result.exit_code, "failed: sts-b" in result.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
         ("glue", "got 'glue', expected one of cola, sst-2"),
-        ("rte", "no file"),
+        ("rte", "rte expects entailment, not_entailment"),
         ("mnli-m", "the model has 2, expected 3"),
     ],
 )
 def test_task_errors(error, sentiment, task, message):
     assert message in error(*arguments(task, sentiment))
+    assert "no file" in error(*arguments("rte", sentiment, "--labels", "entailment,not_entailment"))
 
 
 def test_model_errors(error, checkpoint, tmp_path):

@@ -40,6 +40,16 @@ def test_reasons_are_shown(command, monkeypatch):
     assert ["torch", "available"] in lines
 
 
+def test_it_says_how_to_get_what_was_not_built(command, monkeypatch):
+    monkeypatch.setattr(native, "why_no_cpp", "no compiler; pip install that")
+    monkeypatch.setattr(native, "library", None)
+    monkeypatch.setattr("albert_act_fast.cli.info.Path.glob", lambda self, pattern: iter(()))
+    text = command("info").stdout
+    assert text.count("  nothing: no compiler; pip install that\n") == 2
+    report = json.loads(command("info", "--json").stdout)
+    assert set(report["not_built"]) == {"native libraries", "CUDA operators"}
+
+
 def test_the_triton_engine_says_why_it_captures_no_graphs(command, monkeypatch):
     if not torch.cuda.is_available():
         assert "CUDA graphs  no: there are no CUDA graphs on cpu" in command("info").stdout

@@ -61,7 +61,6 @@ def run(program: Path, rows: int, orders: int, width: int) -> tuple[int, str]:
         env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=1200,
     )
     return done.returncode, done.stdout + done.stderr
 

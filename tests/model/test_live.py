@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from support.rows import rows_through_the_ffn
 from torch import nn
 
 import albert_act_fast as aaf
@@ -13,16 +14,6 @@ from tests.model import builders, published
 from tests.model.builders import assert_close
 
 TOKENS = builders.mask().bool()
-
-
-def rows_through_the_ffn(base, inputs) -> int:
-    rows = []
-    hook = base.encoder.albert_layer.ffn.register_forward_hook(
-        lambda module, inputs, output: rows.append(output.numel() // output.size(-1))
-    )
-    base(**inputs)
-    hook.remove()
-    return sum(rows)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +41,7 @@ def test_the_engine_gives_the_model_s_own_results(overrides):
     assert torch.equal(output.n_updates[TOKENS], depths)
     assert_close(output.pooler_output[TOKENS[:, 0]], expected.pooler_output[TOKENS[:, 0]])
     assert output.updates.shape == expected.updates.shape == (4, 1, 1, 9)
-    assert rows_through_the_ffn(model, inputs) == int(depths.sum())
+    assert rows_through_the_ffn(model, **inputs) == int(depths.sum())
 
 
 @torch.no_grad()
@@ -81,7 +72,9 @@ def test_a_task_model_runs_on_the_engine_too():
     assert aaf.accelerate(model) is model
     first = TOKENS[:, 0]
     assert_close(model(**inputs)[first], expected[first])
-    assert rows_through_the_ffn(model.albert, inputs) == int(model.albert(**inputs).n_updates.sum())
+    assert rows_through_the_ffn(model.albert, **inputs) == int(
+        model.albert(**inputs).n_updates.sum()
+    )
 
 
 @torch.no_grad()
@@ -250,7 +243,7 @@ def test_copies_of_an_accelerated_model_stand_on_their_own(duplicate, used_befor
     for parameter in model.parameters():
         parameter.zero_()
     assert_close(twin(**inputs)[first], expected)
-    assert rows_through_the_ffn(twin.albert, inputs) == int(twin.albert(**inputs).n_updates.sum())
+    assert rows_through_the_ffn(twin.albert, **inputs) == int(twin.albert(**inputs).n_updates.sum())
     aaf.restore(twin)
     assert type(twin.albert(**inputs)) is published.Output
     assert_close(twin(**inputs)[first], expected)
@@ -262,8 +255,8 @@ def test_use_implementation_reaches_an_accelerated_model():
     model, inputs = aaf.accelerate(published.model()), builders.batch()
     dense = 36 * int(model(**inputs).n_updates.max())
     with aaf.use_implementation("reference"):
-        assert rows_through_the_ffn(model, inputs) == dense
-    assert rows_through_the_ffn(model, inputs) < dense
+        assert rows_through_the_ffn(model, **inputs) == dense
+    assert rows_through_the_ffn(model, **inputs) < dense
 
 
 @torch.no_grad()

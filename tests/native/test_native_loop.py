@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import torch
 from support.models import mask_of, random_batch, random_lengths, random_model
 
 from albert_act_fast import native, ops
-from albert_act_fast.engine import packed_weights
+from albert_act_fast.engine import cpu, row_wise
 
 pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
 
@@ -41,21 +40,15 @@ def assert_follows_the_reference(model, batch) -> None:
 
 def times_packed(monkeypatch) -> list:
     calls = []
-    pack = packed_weights._engine
-    monkeypatch.setattr(packed_weights, "_engine", lambda *args: calls.append(1) or pack(*args))
+    make = cpu._engine
+    monkeypatch.setattr(cpu, "_engine", lambda *args: calls.append(1) or make(*args))
     return calls
 
 
 def test_the_loop_below_python_is_what_runs(model, monkeypatch):
     calls = []
-    below = packed_weights.iterate_packed
-    # The package exports a function of the module's name.
-    module = importlib.import_module("albert_act_fast.engine.encode")
-    monkeypatch.setattr(
-        module,
-        "iterate_packed",
-        lambda *args, **kwargs: calls.append(1) or below(*args, **kwargs),
-    )
+    below = cpu.iterate
+    monkeypatch.setattr(cpu, "iterate", lambda *args: calls.append(1) or below(*args))
     run(model, batch_of(model))
     assert calls == [1]
 
@@ -174,40 +167,45 @@ def test_half_precision_is_float32_arithmetic_rounded_once(dtype, scale):
     assert not out[2].isnan().any()
 
 
-def test_hooks_on_the_layers_modules_are_called(model):
-    batch = batch_of(model)
-    expected = run(model, batch).last_hidden_state
-    rows = []
-    handle = model.encoder.albert_layer.ffn.register_forward_hook(
-        lambda _, __, output: rows.append(output.size(0))
-    )
-    result = run(model, batch).last_hidden_state
-    assert rows
-    assert rows[0] == batch["attention_mask"].sum()
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-    handle.remove()
+def _hook(layer):
+    layer.ffn.register_forward_hook(lambda _, __, output: 2 * output)
 
 
-def test_a_forward_put_on_a_linear_module_is_called(model):
-    batch = batch_of(model)
-    ffn = model.encoder.albert_layer.ffn
-    own = ffn.forward
-    ffn.forward = lambda x: 2 * own(x)
-    assert_follows_the_reference(model, batch)
+def _own_forward(layer):
+    own = layer.ffn.forward
+    layer.ffn.forward = lambda x: 2 * own(x)
 
 
-def test_a_replaced_linear_module_is_called(model):
-    batch = batch_of(model)
-    layer = model.encoder.albert_layer
+class Doubled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
 
-    class Doubled(torch.nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
 
+def _replaced(layer):
     doubled = Doubled(layer.ffn.in_features, layer.ffn.out_features)
     doubled.load_state_dict(layer.ffn.state_dict())
     layer.ffn = doubled
+
+
+@pytest.mark.parametrize("change", [_hook, _own_forward, _replaced])
+def test_what_may_see_the_batch_is_computed_by_the_reference(model, change):
+    batch = batch_of(model)
+    before = run(model, batch).last_hidden_state
+    change(model.encoder.albert_layer)
+    expected = run(model, batch, "reference").last_hidden_state
+    assert torch.equal(run(model, batch, "auto").last_hidden_state, expected)
+    assert not torch.allclose(expected, before)
+    with pytest.raises(ValueError, match=r"got 'cpp', which cannot be met: .*\.ffn (has|is) a?"):
+        run(model, batch)
+
+
+def test_a_module_declared_row_by_row_is_called(model, monkeypatch):
+    batch = batch_of(model)
+    _replaced(model.encoder.albert_layer)
+    monkeypatch.setattr(row_wise, "_KNOWN", dict(row_wise._KNOWN))
+    row_wise.declare(Doubled)
     assert_follows_the_reference(model, batch)
+    assert "ffn is a Doubled, which must be called" in model.explain_implementation()
 
 
 def test_an_activation_that_is_not_fused(model):
@@ -262,24 +260,60 @@ for positions in ("absolute", "relative_key_query"):
 """
 
 
-@pytest.mark.parametrize("name", ["portable", "avx2", "avx512", "avx512_vnni"])
-def test_every_instruction_set(name, pytestconfig):
+_HUGE = """
+import sys
+import torch
+sys.path.insert(0, "tests")
+from support.huge_scores import check_huge_scores, with_huge_scores
+from support.operator_parity import apply
+from support.operators import MAKERS, RAGGED, Maker
+from albert_act_fast import native
+assert native.instruction_set() == sys.argv[1], native.instruction_set()
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for distances in ("absolute", "relative_key", "relative_key_query"):
+        for lengths in (*RAGGED.values(), [600]):  # of more than one block of keys
+            for equal in (False, True):
+                make = Maker(7, dtype, wide=True)
+                call = MAKERS["ragged_attention"](make, 65, lengths, 5, distances)
+                with_huge_scores(call, equal)
+                check_huge_scores(call, apply(call, "cpp"), equal)
+"""
+
+
+def _run_under(instruction_set: str, arguments: list[str], pytestconfig) -> str:
+    """The output of Python where the operators run on `instruction_set`; skips without it."""
     flags = ""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = file.read()
     needed = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_bf16"}
-    if name != "portable" and needed[name] not in flags:
-        pytest.skip(f"this machine has no {name}")
+    if instruction_set != "portable" and needed[instruction_set] not in flags:
+        pytest.skip(f"this machine has no {instruction_set}")
     done = subprocess.run(
-        [sys.executable, "-c", _UNDER, name],
-        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": name},
+        [sys.executable, *arguments],
+        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": instruction_set},
         cwd=pytestconfig.rootpath,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+every_instruction_set = pytest.mark.parametrize(
+    "name", ["portable", "avx2", "avx512", "avx512_vnni"]
+)
+
+
+@every_instruction_set
+def test_every_instruction_set(name, pytestconfig):
+    _run_under(name, ["-c", _UNDER, name], pytestconfig)
+
+
+@every_instruction_set
+def test_huge_scores_under_every_instruction_set(name, pytestconfig):
+    _run_under(name, ["-c", _HUGE, name], pytestconfig)
 
 
 def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.huge_scores import check_huge_scores, with_huge_scores
 from support.operator_parity import apply, check, copied, same_bits
 from support.operators import MAKERS, PLAIN, RAGGED, Call, Maker
 
@@ -96,6 +97,23 @@ def test_attention(name, implementation, device, dtype, distances, width, heads)
         make = Maker(1000 + seed, dtype, wide=seed % 2 == 0)
         call = MAKERS[name](make, width, lengths, heads=heads, distances=distances)
         check(call, apply(call, implementation, device))
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"),
+    [p for p in OVERLOADS if p.values[0] == "ragged_attention"],
+)
+@every_dtype
+@pytest.mark.parametrize("distances", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("equal", [False, True], ids=["", "equal keys"])
+@pytest.mark.parametrize(("width", "heads"), [(48, 4), (65, 5), (768, 12)])
+def test_huge_scores(name, implementation, device, dtype, distances, equal, width, heads):
+    """Of up to 1e13: a rounding of a score is a large number, which no weight may be exp of."""
+    for seed, lengths in enumerate(RAGGED.values()):
+        make = Maker(4000 + seed, dtype, wide=True)
+        call = MAKERS[name](make, width, lengths, heads=heads, distances=distances)
+        with_huge_scores(call, equal)
+        check_huge_scores(call, apply(call, implementation, device), equal)
 
 
 @every_dtype

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 import torch
 from support.compare import TIE, run, trace_reference
 from support.engines import ENGINES, WITH_GRADIENTS
 from support.models import mask_of, random_batch, random_lengths, random_model
+from support.rows import count_rows
 
-from albert_act_fast.engine import iterate, pack
+from albert_act_fast import engine
 
 every_engine = pytest.mark.parametrize(("device", "implementation"), ENGINES)
-
-
-def count_rows(model) -> dict[str, list[int]]:
-    """Rows entering each product of the layer, one entry a call; filled while the model runs."""
-    rows = defaultdict(list)
-    layer = model.encoder.albert_layer
-    for name, module in {
-        "query": layer.attention.query,
-        "key": layer.attention.key,
-        "value": layer.attention.value,
-        "dense": layer.attention.dense,
-        "ffn": layer.ffn,
-        "ffn_output": layer.ffn_output,
-        "mapping": model.encoder.embedding_hidden_mapping_in,
-    }.items():
-        module.register_forward_pre_hook(
-            lambda _, arguments, name=name: rows[name].append(arguments[0][..., 0].numel())
-        )
-    return rows
 
 
 @every_engine
@@ -49,8 +29,9 @@ def test_only_running_tokens_are_computed(padding, limit, position, device, impl
     assert running == sorted(running, reverse=True)
     assert limit < 7 or running[-1] < running[0] / 2
 
-    rows = count_rows(model)
-    run(model.to(device), implementation, **{k: v.to(device) for k, v in inputs.items()})
+    model.to(device)
+    with count_rows(model) as rows:
+        run(model, implementation, **{k: v.to(device) for k, v in inputs.items()})
     tokens = int(mask.sum())
     assert rows["mapping"] == [tokens]
     for name in ("query", "dense", "ffn", "ffn_output"):
@@ -63,10 +44,11 @@ def test_only_running_tokens_are_computed(padding, limit, position, device, impl
 @every_engine
 def test_everything_halts_at_once(device, implementation):
     model = random_model(0, halting_bias=20.0)
-    rows = count_rows(model)
     mask = mask_of([4, 0, 9])
     inputs = random_batch(0, model.config, mask)
-    run(model.to(device), implementation, **{k: v.to(device) for k, v in inputs.items()})
+    model.to(device)
+    with count_rows(model) as rows:
+        run(model, implementation, **{k: v.to(device) for k, v in inputs.items()})
     assert all(of_product == [13] for of_product in rows.values())
     assert len(rows) == 7
 
@@ -74,9 +56,10 @@ def test_everything_halts_at_once(device, implementation):
 @every_engine
 def test_a_batch_of_padding_computes_nothing(device, implementation):
     model = random_model(0)
-    rows = count_rows(model)
     inputs = random_batch(0, model.config, torch.zeros(3, 5, dtype=torch.int64))
-    run(model.to(device), implementation, **{k: v.to(device) for k, v in inputs.items()})
+    model.to(device)
+    with count_rows(model) as rows:
+        run(model, implementation, **{k: v.to(device) for k, v in inputs.items()})
     assert sum(sum(of_product) for of_product in rows.values()) == 0
 
 
@@ -88,18 +71,15 @@ def test_the_engine_reports_its_running_rows(device, implementation):
     mask = mask_of([7, 13])
     inputs = {k: v.to(device) for k, v in random_batch(1, model.config, mask).items()}
     output = run(model.to(device), "reference", **inputs)
-    tokens = pack(mask.bool().to(device))
+    tokens = engine.pack(mask.bool().to(device))
+    limits = engine.HaltingLimits(model.config.halting_threshold, model.config.num_hidden_layers)
     with torch.no_grad():
         hidden = model(**inputs, output_hidden_states=True).hidden_states[0]
-        result = iterate(
-            model.encoder.albert_layer,
-            hidden[mask == 1],
-            tokens.offsets,
-            tokens.positions,
-            threshold=model.config.halting_threshold,
-            max_iterations=model.config.num_hidden_layers,
-            implementation=implementation,
-        )
+        call = engine.call_of(model, implementation)
+        for way in engine.ENGINES[implementation]:
+            if way.why_not(call) is None and way is not engine.gpu:
+                result = way.iterate(call, hidden[mask == 1], tokens, limits)
+                break
     depths = output.n_updates[mask == 1]
     assert result.running_rows == [
         int((depths >= t).sum()) for t in range(1, int(depths.max()) + 1)

@@ -9,7 +9,10 @@ from support.engines import ENGINES
 from support.models import mask_of, random_batch, random_model
 from torch import nn
 
+from albert_act_fast.engine import row_wise
+
 every_engine = pytest.mark.parametrize(("device", "implementation"), ENGINES)
+
 HIDDEN_ERROR = 4e-5  # 1e-5 of hidden states that are LayerNorm outputs, a few units large
 
 
@@ -167,13 +170,9 @@ def test_nan_weights_end_after_one_iteration(weight, device, implementation):
     with torch.no_grad():
         model.get_parameter(weight).fill_(float("nan"))
     mask = mask_of([6, 0, 3])
-    calls = []
-    hook = model.encoder.albert_layer.ffn.register_forward_hook(lambda *_: calls.append(1))
     engine, reference, iterations = both(
         model, random_batch(8, model.config, mask), implementation, device
     )
-    hook.remove()
-    assert len(calls) == 2
     assert iterations == 1
     assert_same(engine, reference)
     assert engine["n_updates"].abs().max() == 0
@@ -201,6 +200,7 @@ def test_one_word_is_nan(device, implementation):
     assert_same(engine, reference)
 
 
+@row_wise.declare
 class NanAbove(nn.Module):
     """GELU, but NaN above a limit: what an overflow in the middle of the loop does."""
 

@@ -74,18 +74,28 @@ def test_an_explicit_engine_does_not_give_way(name):
         choose(name, needs_reference=["head_mask was given"])
 
 
+@pytest.mark.parametrize("name", [name for name in ENGINE_IMPLEMENTATIONS if name in ON_CPU])
+def test_gradients_in_eval_mode(name):
+    choice = choose(name, gradients="gradients are enabled")
+    assert choice.name == name
+    assert (choice.gradients, choice.recompute) == (
+        name in DIFFERENTIABLE,
+        name not in DIFFERENTIABLE,
+    )
+    assert choose("auto", gradients="gradients are enabled").name == FASTEST_ON_CPU
+    assert choose("reference", gradients="gradients are enabled").gradients
+
+
 @pytest.mark.parametrize("name", ENGINE_IMPLEMENTATIONS)
-def test_gradients(name):
-    training = ["gradients are enabled"]
-    assert choose("auto", needs_gradients=training).name == "reference"
-    assert choose("reference", needs_gradients=training).name == "reference"
+def test_training(name):
+    training = "the model is in training mode"
+    assert choose("auto", training=training).name == "torch"
+    assert choose("reference", training=training).name == "reference"
     if name in DIFFERENTIABLE:
-        assert choose(name, needs_gradients=training).name == name
+        assert choose(name, training=training).gradients
     else:
-        with pytest.raises(
-            ValueError, match=rf"got '{name}'.*cannot be met: gradients are enabled"
-        ):
-            choose(name, needs_gradients=training)
+        with pytest.raises(ValueError, match=rf"got '{name}'.*cannot be met: {training}"):
+            choose(name, training=training)
 
 
 def test_availability_gives_a_reason():
@@ -118,17 +128,12 @@ def ran(monkeypatch):
     """Names of the engine implementations that ran; empty where the reference did."""
     names = []
 
-    def spy(*arguments, implementation, **keywords):
-        names.append(implementation)
-        return original(*arguments, implementation=implementation, **keywords)
+    def spy(call, *arguments):
+        names.append("with gradients" if call.gradients else call.implementation)
+        return original(call, *arguments)
 
-    def spy_with_gradients(*arguments, **keywords):
-        names.append("with gradients")
-        return original_with_gradients(*arguments, **keywords)
-
-    original, original_with_gradients = engine.encode, engine.encode_with_gradients
+    original = engine.encode
     monkeypatch.setattr(engine, "encode", spy)
-    monkeypatch.setattr(engine, "encode_with_gradients", spy_with_gradients)
     return names
 
 
@@ -190,26 +195,31 @@ def test_what_only_the_dense_loop_has(reason, arguments, ran, model_and_inputs):
     assert ran == []
 
 
-def test_training_takes_the_reference_unless_asked(ran, model_and_inputs):
+def test_training_takes_the_engine_with_gradients(ran, model_and_inputs):
     model, inputs = model_and_inputs
-    model(**inputs).last_hidden_state.sum().backward()
-    assert ran == []
-    model(**inputs, implementation="torch").last_hidden_state.sum().backward()
-    assert ran == ["with gradients"]
     model.train()
+    model(**inputs).last_hidden_state.sum().backward()
+    assert ran == ["with gradients"]
+    model(**inputs, implementation="reference").last_hidden_state.sum().backward()
+    assert len(ran) == 1
     with torch.no_grad():
         model(**inputs)
-        assert len(ran) == 1
-        model(**inputs, implementation="torch")
-        assert ran == ["with gradients"] * 2
-    model.eval().requires_grad_(False)
+    assert ran == ["with gradients"] * 2
+
+
+def test_gradients_in_eval_mode_are_computed_where_they_are_asked_for(ran, model_and_inputs):
+    model, inputs = model_and_inputs
+    output = model(**inputs)
+    assert ran == [FASTEST_ON_CPU] if FASTEST_ON_CPU != "torch" else ["with gradients"]
+    output.last_hidden_state.sum().backward()
+    assert ran[-1] == "with gradients"
+    model.requires_grad_(False)
     embeds = model.embeddings.word_embeddings(inputs.pop("input_ids")).requires_grad_()
-    for implementation, count in (("auto", 2), ("torch", 3)):
+    for implementation in ("auto", "torch"):
         embeds.grad = None
         output = model(**inputs, inputs_embeds=embeds, implementation=implementation)
         output.last_hidden_state.sum().backward()
         assert embeds.grad.abs().sum() > 0
-        assert len(ran) == count
 
 
 def test_weights_of_several_dtypes_run_on_plain_pytorch():
@@ -217,7 +227,7 @@ def test_weights_of_several_dtypes_run_on_plain_pytorch():
     model = model.to(torch.bfloat16)
     model.encoder.albert_layer.act.float()
     batch = random_batch(3, model.config, mask_of([5, 9]))
-    assert choose(needs_torch=model._needs_torch()).name == "torch"
+    assert choose(needs_torch=model._needs_torch(torch.device("cpu"))).name == "torch"
     with torch.no_grad():
         expected = model(**batch, implementation="reference")
         result = model(**batch)

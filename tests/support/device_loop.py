@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
+from albert_act_fast.engine.layer import Inspection
 
 INTEGER_POISON = 2**40
 
@@ -54,3 +56,10 @@ def packed(lengths: list[int]) -> tuple[Tensor, Tensor]:
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     positions = torch.cat([torch.arange(n) for n in lengths])
     return offsets, positions
+
+
+def call_of_layer(layer: nn.Module, implementation: str) -> Call:
+    """A call that computes one plain layer."""
+    encoder = nn.Module()
+    encoder.albert_layer = layer
+    return Call(nn.Module(), encoder, Inspection(None, {}, None), implementation)

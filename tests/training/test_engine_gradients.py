@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.models import mask_of, random_batch, random_model
+from support.rows import count_rows
 
 from albert_act_fast import AlbertActForMaskedLM
 
@@ -90,10 +91,9 @@ def test_inputs_embeds_get_the_same_gradient_and_none_at_padding():
 def test_only_running_rows_are_computed():
     model = masked_lm(7)
     batch = batch_of(model, 8)
-    rows = []
-    layer = model.albert.encoder.albert_layer
-    layer.ffn.register_forward_hook(lambda _, __, output: rows.append(output.size(0)))
-    n_updates = model(**batch, implementation="torch").n_updates
+    with count_rows(model.albert) as counted:
+        n_updates = model(**batch, implementation="torch").n_updates
+    rows = counted["ffn"]
     assert rows == [int((n_updates >= i).sum()) for i in range(1, len(rows) + 1)]
     assert rows[-1] < rows[0] == sum(LENGTHS)
 
@@ -114,15 +114,14 @@ def test_it_trains_in_train_mode_with_dropout():
     assert loss < 0.7 * first
 
 
-def test_auto_trains_on_the_reference_loop():
+def test_auto_trains_on_running_rows():
     model = masked_lm(11).train()
-    seen = []
-    model.albert.encoder.register_forward_hook(lambda *_: seen.append(1))
     batch = batch_of(model, 12)
-    model(**batch)
-    assert len(seen) == 1
-    model(**batch, implementation="torch")
-    assert len(seen) == 1
+    with count_rows(model.albert) as dense:
+        depths = model(**batch, implementation="reference").n_updates
+    with count_rows(model.albert) as engine:
+        model(**batch)
+    assert sum(engine["ffn"]) == int(depths.sum()) < sum(dense["ffn"])
 
 
 @pytest.mark.parametrize(

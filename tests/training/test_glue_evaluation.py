@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,13 @@ def tokenizer():
     return load_tokenizer()
 
 
-def classifier(**overrides) -> AlbertActForSequenceClassification:
+def named(*labels: str) -> dict:
+    """A configuration's fields for these labels."""
+    id2label = dict(enumerate(labels))
+    return {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+
+
+def classifier(task: str = "sst-2", **overrides) -> AlbertActForSequenceClassification:
     torch.manual_seed(1)
     sizes = {
         "embedding_size": 8,
@@ -30,7 +37,7 @@ def classifier(**overrides) -> AlbertActForSequenceClassification:
         "num_attention_heads": 2,
         "intermediate_size": 48,
         "num_hidden_layers": 8,
-        "num_labels": 2,
+        **(named(*get_task(task).labels) if get_task(task).labels else {"num_labels": 1}),
     }
     model = AlbertActForSequenceClassification(AlbertActConfig(**(sizes | overrides)))
     with torch.no_grad():
@@ -83,7 +90,7 @@ def test_results_are_in_the_file_s_order_whatever_the_batches(tokenizer):
 
 @pytest.mark.parametrize("task", ["sst-2", "sts-b", "mnli-m"])
 def test_engine_agrees_with_the_reference_and_computes_less(tokenizer, task):
-    model = classifier(num_labels=get_task(task).num_labels)
+    model = classifier(task)
     found = compare(model, tokenizer, task, FIXTURES, "torch", batch_size=3)
     assert found.differing_predictions == []
     assert found.differing_depths == 0
@@ -110,17 +117,84 @@ def test_differing_predictions_are_an_error(tokenizer, monkeypatch):
     assert found.differing_predictions == [0, 1, 2, 3, 4, 5]
 
 
-def test_classes_are_matched_by_name():
-    task = get_task("qnli")
-    swapped = {"id2label": {0: "not_entailment", 1: "entailment"}}
-    swapped["label2id"] = {label: i for i, label in swapped["id2label"].items()}
-    assert class_order(AlbertActConfig(**swapped), task) == [1, 0]
-    assert class_order(AlbertActConfig(num_labels=2), task) == [0, 1]
+@pytest.mark.parametrize(
+    ("task", "labels", "order"),
+    [
+        ("qnli", ["not_entailment", "entailment"], [1, 0]),
+        ("qnli", ["ENTAILMENT", "Not-Entailment"], [0, 1]),
+        ("mnli-m", ["contradiction", "entailment", "neutral"], [1, 2, 0]),
+        ("mrpc", ["not equivalent", "equivalent"], [0, 1]),
+        ("sts-b", ["LABEL_0"], [0]),
+        ("sts-b", ["score"], [0]),
+    ],
+)
+def test_classes_are_matched_by_name(task, labels, order):
+    assert class_order(AlbertActConfig(**named(*labels)), get_task(task)) == order
+    # Whatever the model calls them, what is said counts.
+    other = AlbertActConfig(**named(*(f"other {i}" for i in range(len(labels)))))
+    assert class_order(other, get_task(task), labels) == order
 
 
-def test_a_model_of_another_task_is_refused(tokenizer):
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("cola", ["negative", "positive"]),
+        ("wnli", ["negative", "positive"]),
+        ("sst-2", ["LABEL_0", "LABEL_1"]),
+        ("sst-2", ["negative", "neutral"]),
+        ("sts-b", ["toxicity"]),
+    ],
+)
+def test_labels_of_another_task_are_refused(tokenizer, task, labels):
+    """A model of the right number of labels has a score on any task."""
+    expected = ", ".join(get_task(task).labels) or "one, a score"
+    model = classifier(**named(*labels))
+    message = f"the model's are {', '.join(labels)}; {task} expects {expected}"
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, tokenizer, task, FIXTURES)
+    with pytest.raises(ValueError, match="labels: got good, bad"):
+        evaluate(model, tokenizer, task, FIXTURES, labels=["good", "bad"])
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_a_model_of_another_kind_is_refused(kind):
+    config = AlbertActConfig(**named("negative", "positive"), problem_type=kind)
+    with pytest.raises(
+        ValueError, match=f"problem_type: the model's is '{kind}', expected 'single"
+    ):
+        class_order(config, get_task("sst-2"))
+
+
+def test_a_model_of_another_number_of_labels_is_refused(tokenizer):
     with pytest.raises(ValueError, match="the model has 2, expected 3 for mnli-m"):
         evaluate(classifier(), tokenizer, "mnli-m", FIXTURES)
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "error", "message"),
+    [
+        ("sklearn", {}, ImportError, "pip install scikit-learn scipy"),
+        ("scipy", {}, ImportError, "pip install scikit-learn scipy"),
+        ("datasets", {"data": "hub"}, ImportError, "pip install datasets"),
+        (None, {"data": "nowhere"}, ValueError, "no file"),
+        (None, {"labels": ["good", "bad"]}, ValueError, "labels: got good, bad"),
+        (None, {"implementation": "fast"}, ValueError, "fast"),
+        (None, {"limit": 0}, ValueError, "limit: got 0, expected at least 1"),
+        (None, {"batch_size": 0}, ValueError, "batch_size: got 0, expected at least 1"),
+    ],
+)
+def test_what_is_missing_is_said_before_the_model_runs(
+    tokenizer, monkeypatch, missing, arguments, error, message
+):
+    model = classifier()
+    monkeypatch.setattr(model, "forward", lambda **inputs: pytest.fail("it runs"))
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(error, match=message):
+        compare(
+            **{"model": model, "tokenizer": tokenizer, "task": "sst-2", "data": FIXTURES}
+            | arguments
+        )
 
 
 def test_pairs_have_token_types(tokenizer):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from albert_act_fast import AlbertActForPreTraining, AlbertActForSequenceClassification
-from albert_act_fast.glue import evaluate
+from albert_act_fast.glue import GlueDataError, evaluate
 from albert_act_fast.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +140,19 @@ def test_finetuning_resumes_exactly(finetune, tmp_path):
     finetune(stopped, "sst-2")
     one, other = map(AlbertActForSequenceClassification.from_pretrained, (whole, stopped))
     assert_same_weights(one, other)
+
+
+def test_finetuning_begins_only_with_what_its_end_needs(finetune, tmp_path, monkeypatch):
+    data = tmp_path / "glue"
+    (data / "SST-2").mkdir(parents=True)
+    train = FIXTURES / "glue" / "SST-2" / "train.tsv"
+    (data / "SST-2" / "train.tsv").write_bytes(train.read_bytes())
+    with pytest.raises(GlueDataError, match=r"no file .*dev\.tsv"):
+        finetune(tmp_path / "output", "sst-2", "--data", str(data))
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        finetune(tmp_path / "output", "sst-2")
+    assert not (tmp_path / "output").exists()
 
 
 def test_text_that_is_missing_is_named_by_the_script_itself(tmp_path):

@@ -9,16 +9,16 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from support import triton_interpreter
 from support.compare import assert_parity, run, trace_reference
-from support.device_loop import Late, clear, packed, poison
+from support.device_loop import Late, call_of_layer, clear, packed, poison
 from support.models import PADDINGS, mask_of, random_batch, random_lengths, random_model
 
 from albert_act_fast import engine
-from albert_act_fast.engine import gpu
+from albert_act_fast.engine import gpu, loop
 from albert_act_fast.engine.gpu import graphs, iterations
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
-from albert_act_fast.engine.gpu.iterations import HaltingLimits, launch_all
-from albert_act_fast.engine.gpu.weights import weights_of
+from albert_act_fast.engine.gpu.iterations import launch_all
+from albert_act_fast.engine.layer import HaltingLimits, layer_weights
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 POSITIONS = ("absolute", "relative_key", "relative_key_query")
@@ -39,7 +39,7 @@ def poisoned_buffers(monkeypatch):
 def on_device(layer, hidden, lengths, limits, *, more=(0, 0), counts=None, library=False):
     """The loop on buffers of a capacity `more` than needed; the result and the buffers."""
     offsets, positions = packed(lengths)
-    weights = weights_of(layer)
+    weights = layer_weights(layer)
     rows, sequences = hidden.size(0) + more[0], len(lengths) + more[1]
     buffers = PoisonedBuffers(weights, rows, sequences, hidden.dtype, "cpu")
     buffers.load(hidden, offsets, positions)
@@ -53,15 +53,8 @@ def on_device(layer, hidden, lengths, limits, *, more=(0, 0), counts=None, libra
 def eager(layer, hidden, lengths, limits):
     offsets, positions = packed(lengths)
     with torch.no_grad():
-        return engine.iterate(
-            layer,
-            hidden,
-            offsets,
-            positions,
-            threshold=limits.threshold,
-            max_iterations=limits.max_iterations,
-            implementation="torch",
-        )
+        tokens = engine.PackedTokens(None, positions, offsets)
+        return loop.iterate(call_of_layer(layer, "torch"), hidden, tokens, limits)
 
 
 def assert_same(given, expected):
@@ -178,7 +171,7 @@ def test_counts_that_arrive_late(lag):
 def test_buffers_serve_one_batch_after_the_other():
     """As a graph's do: nothing of the batch before shows, whatever its size was."""
     layer, first, limits = layer_and_rows(3, [17], num_hidden_layers=4)
-    weights = weights_of(layer)
+    weights = layer_weights(layer)
     buffers = PoisonedBuffers(weights, 32, 4, torch.float32, "cpu")
     generator = torch.Generator().manual_seed(9)
     for lengths in ([17], [2, 0, 5], [32], [1], [8, 8, 8, 8]):

@@ -14,11 +14,11 @@ import torch
 from support.device_loop import packed
 from support.models import mask_of, random_batch, random_model
 
+from albert_act_fast import engine
 from albert_act_fast.engine import gpu
 from albert_act_fast.engine.gpu import counts, graphs
 from albert_act_fast.engine.gpu.graphs import Capacity, CapturedLoop, LayerGraphs, capacity_of
-from albert_act_fast.engine.gpu.iterations import HaltingLimits
-from albert_act_fast.engine.gpu.weights import weights_of, why_not
+from albert_act_fast.engine.layer import HaltingLimits, layer_weights
 
 LIMITS = HaltingLimits(0.99, 12)
 
@@ -54,7 +54,7 @@ def batch(layer, lengths):
 
 def find(layer_graphs, layer, lengths, limits=LIMITS):
     hidden, *_ = batch(layer, lengths)
-    return layer_graphs.find(weights_of(layer), hidden, len(lengths), limits)
+    return layer_graphs.find(layer_weights(layer), hidden, len(lengths), limits)
 
 
 def test_capacities_cover_the_batch_and_waste_little():
@@ -202,7 +202,7 @@ def test_threads_take_turns(captured):
         generator = torch.Generator().manual_seed(seed)
         for _ in range(50):
             hidden = torch.randn(16, 48, generator=generator)
-            loop = layer_graphs.find(weights_of(layer), hidden, 1, LIMITS)
+            loop = layer_graphs.find(layer_weights(layer), hidden, 1, LIMITS)
             if not torch.equal(loop.run(hidden, *packed([16])).hidden, hidden + shift):
                 wrong.append(seed)
 
@@ -312,40 +312,40 @@ def test_the_reasons(monkeypatch):
     assert graphs.why_not(torch.device("cpu")) == "there are no CUDA graphs on cpu"
     monkeypatch.setenv(graphs.SWITCH, "0")
     assert graphs.why_not(torch.device("cuda")) == "ALBERT_ACT_FAST_CUDA_GRAPHS=0"
-    layer = random_model(0).encoder.albert_layer
-    assert why_not(layer) is None
-    assert gpu.explain(layer).startswith("all iterations without a host sync, kernel by kernel: ")
-    layer.ffn.register_forward_hook(lambda *_: None)
-    assert gpu.explain(layer).endswith("the host waiting for each: ffn has hooks")
+    call = engine.call_of(random_model(0), "triton")
+    assert gpu.why_not(call) is None
+    assert gpu.describe(call).startswith("all iterations without a host sync, kernel by kernel: ")
 
 
 def test_layers_the_kernels_cannot_take():
     def reason(change, **overrides):
-        layer = random_model(0, **overrides).encoder.albert_layer
-        change(layer)
-        return why_not(layer)
+        model = random_model(0, **overrides)
+        change(model.encoder.albert_layer)
+        return gpu.why_not(engine.call_of(model, "triton"))
 
     def replace(layer):
-        layer.ffn = torch.nn.Sequential(layer.ffn)
+        layer.ffn = torch.nn.utils.parametrizations.weight_norm(layer.ffn)
 
     def transpose(layer):
         weight = layer.ffn.weight.data
         layer.ffn.weight.data = weight.t().contiguous().t()
 
-    assert reason(replace) == "ffn is a Sequential, not a plain Linear"
+    assert reason(replace).endswith("ffn is a ParametrizedLinear, which must be called")
     assert reason(lambda layer: layer.double()) == "the weights are torch.float64"
     mixed = reason(lambda layer: layer.full_layer_layer_norm.bfloat16())
-    assert mixed == "full_layer_layer_norm is not torch.float32 as query is"
-    assert reason(transpose) == "ffn has weights that are not contiguous"
-    assert reason(lambda _: None, hidden_act="tanh").startswith("the activation Tanh is none")
+    assert mixed == "output_norm.weight is torch.bfloat16, not torch.float32 as query.weight"
+    assert reason(transpose) == "ffn.weight is not contiguous"
+    assert reason(lambda _: None, hidden_act="tanh").endswith(
+        "activation is a Tanh, which must be called"
+    )
     wide = reason(lambda _: None, hidden_size=257, num_attention_heads=1)
     assert wide == "a head has 257 columns, more than 256"
 
 
 def test_models_say_what_computes_them(monkeypatch):
     model = random_model(0)
-    assert model.explain_implementation("reference") == "reference (asked for)"
-    assert model.explain_implementation("torch") == "torch (asked for)"
+    assert model.explain_implementation("reference").startswith("reference (asked for): ")
+    assert model.explain_implementation("torch").startswith("torch (asked for): ")
     with pytest.raises(ValueError, match="expected one of auto"):
         model.explain_implementation("fast")
     monkeypatch.setattr("albert_act_fast.implementations.availability", lambda _: {"triton": None})

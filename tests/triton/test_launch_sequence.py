@@ -15,10 +15,9 @@ from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.gpu.iterations import (
     LAUNCHES_PER_ITERATION,
-    HaltingLimits,
     launch_all,
 )
-from albert_act_fast.engine.gpu.weights import weights_of
+from albert_act_fast.engine.layer import HaltingLimits, layer_weights
 from albert_act_fast.ops import triton_ops
 
 # Kernels that an operator launches (its own tests count them), and operators that launch none.
@@ -51,7 +50,7 @@ class Recorded(TorchDispatchMode):
 
 
 def walk(counts, iterations=5, rows=600, library=False) -> Recorded:
-    layer = weights_of(random_model(0).to("meta").encoder.albert_layer)
+    layer = layer_weights(random_model(0).to("meta").encoder.albert_layer)
     buffers = Buffers(layer, rows, 7, torch.float32, "meta")
     with Recorded() as recorded, torch.no_grad():
         launch_all(layer, buffers, HaltingLimits(0.99, iterations), counts, library)
@@ -117,7 +116,7 @@ def test_every_operator_launches_what_is_counted_here():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_is_counted_without_allocating(dtype):
-    layer = weights_of(random_model(0).to(dtype).encoder.albert_layer)
+    layer = layer_weights(random_model(0).to(dtype).encoder.albert_layer)
     needed = Buffers.bytes_needed(layer, 48, 4, dtype)
     buffers = Buffers(layer, 48, 4, dtype, "cpu")
     width, inner, size = layer.width, layer.inner, dtype.itemsize

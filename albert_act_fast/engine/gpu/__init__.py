@@ -10,43 +10,64 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from albert_act_fast.engine.gpu import graphs, weights
+from albert_act_fast.engine.call import Call
+from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Arriving, KnownAtFirst
 from albert_act_fast.engine.gpu.graphs import graphs_of
-from albert_act_fast.engine.gpu.iterations import HaltingLimits, launch_all
-from albert_act_fast.engine.gpu.weights import weights_of, why_not
-from albert_act_fast.engine.loop import PackedResult
+from albert_act_fast.engine.gpu.iterations import launch_all
+from albert_act_fast.engine.layer import HaltingLimits, layer_weights
+from albert_act_fast.engine.packing import PackedResult, PackedTokens
+from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE
 
-__all__ = ["explain", "graphs_of", "iterate_on_device", "warm_up", "why_not"]
+__all__ = ["describe", "graphs_of", "iterate", "warm_up", "why_not"]
+
+HOW = "all iterations without a host sync"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def iterate_on_device(
-    layer: nn.Module,
-    hidden: Tensor,
-    offsets: Tensor,
-    positions: Tensor,
-    *,
-    threshold: float,
-    max_iterations: int,
+def why_not(call: Call) -> str | None:
+    """None where the kernels can run on the layer's weights, else the reason."""
+    if call.implementation != "triton":
+        return f"it computes implementation 'triton', not {call.implementation!r}"
+    reason = call.why_not_read_layer()
+    if reason is not None:
+        return reason
+    weights = layer_weights(call.layer)
+    dtype = weights.query[0].dtype
+    if dtype not in DTYPES:
+        return f"the weights are {dtype}"
+    for name, tensor in weights.tensors().items():
+        if tensor.dtype != dtype:
+            return f"{name} is {tensor.dtype}, not {dtype} as query.weight"
+        if not tensor.is_contiguous():
+            return f"{name} is not contiguous"
+    head_size = weights.width // weights.heads
+    if head_size > MAX_HEAD_SIZE:
+        return f"a head has {head_size} columns, more than {MAX_HEAD_SIZE}"
+    return None
+
+
+def iterate(
+    call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
 ) -> PackedResult:
-    """As `loop.iterate`, for a layer for which `why_not` is None, without a host sync.
+    """As `loop.iterate`, without a host sync.
 
     The result's `running_rows` stays empty: only the device knows them.
     """
-    limits = HaltingLimits(threshold, max_iterations)
-    layer_weights, sequences = weights_of(layer), offsets.numel() - 1
+    weights, sequences = layer_weights(call.layer), tokens.offsets.numel() - 1
+    offsets, positions = tokens.offsets, tokens.positions
     with torch.cuda.device_of(hidden):
         if graphs.why_not(hidden.device) is None:
-            captured = graphs_of(layer).find(layer_weights, hidden, sequences, limits)
+            captured = graphs_of(call.layer).find(weights, hidden, sequences, limits)
             if not isinstance(captured, str):
                 return captured.run(hidden, offsets, positions)
-        buffers = Buffers(layer_weights, hidden.size(0), sequences, hidden.dtype, hidden.device)
+        buffers = Buffers(weights, hidden.size(0), sequences, hidden.dtype, hidden.device)
         buffers.load(hidden, offsets, positions)
         on_gpu = hidden.device.type == "cuda"
         rows = hidden.size(0)
-        counts = Arriving(rows, max_iterations) if on_gpu else KnownAtFirst(rows)
-        launch_all(layer_weights, buffers, limits, counts, library=on_gpu)
+        counts = Arriving(rows, limits.max_iterations) if on_gpu else KnownAtFirst(rows)
+        launch_all(weights, buffers, limits, counts, library=on_gpu)
     return buffers.result(rows)
 
 
@@ -65,15 +86,12 @@ def warm_up(model: nn.Module, batches: Iterable[tuple[int, int]]) -> None:
             model(input_ids)
 
 
-def explain(layer: nn.Module) -> str:
-    """How implementation `triton` computes the layer, and why not otherwise."""
-    reason = weights.why_not(layer)
-    if reason is not None:
-        return f"one iteration at a time, the host waiting for each: {reason}"
-    device = layer.act.dense.weight.device
+def describe(call: Call) -> str:
+    """How it runs on the model's device."""
+    device = call.layer.act.dense.weight.device
     reason = graphs.why_not(device)
     if reason is not None:
-        return f"all iterations without a host sync, kernel by kernel: {reason}"
-    captured = graphs_of(layer).report()
+        return f"{HOW}, kernel by kernel: {reason}"
+    captured = graphs_of(call.layer).report()
     sizes = ", ".join(f"{c.rows} rows ({n >> 20} MiB)" for c, n in captured.items()) or "none yet"
-    return f"all iterations without a host sync; CUDA graphs so far: {sizes}"
+    return f"{HOW}; CUDA graphs so far: {sizes}"

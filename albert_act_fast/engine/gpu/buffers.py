@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from albert_act_fast import ops
-from albert_act_fast.engine.gpu.weights import LayerWeights
-from albert_act_fast.engine.loop import PackedResult
+from albert_act_fast.engine.layer import LayerWeights
+from albert_act_fast.engine.packing import PackedResult
 
 
 class Buffers:

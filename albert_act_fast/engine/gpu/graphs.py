@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
-from albert_act_fast.engine.gpu.iterations import HaltingLimits, launch_all
-from albert_act_fast.engine.gpu.weights import LayerWeights
-from albert_act_fast.engine.loop import PackedResult
+from albert_act_fast.engine.gpu.iterations import launch_all
+from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
+from albert_act_fast.engine.packing import PackedResult
 
 logger = logging.getLogger(__name__)
 

@@ -14,25 +14,15 @@ programs past them leave before they load anything. Once no row is running, whol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from albert_act_fast import ops
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
-from albert_act_fast.engine.gpu.weights import LayerWeights, Pair
+from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, Pair
 
 LAUNCHES_PER_ITERATION = 8
-
-
-@dataclass(frozen=True)
-class HaltingLimits:
-    """threshold: `1 - act_epsilon` rounded to float32."""
-
-    threshold: float
-    max_iterations: int
 
 
 def launch_all(

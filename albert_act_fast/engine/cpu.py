@@ -1,0 +1,142 @@
+"""The native engine on the CPU: weights packed once, all iterations below Python.
+
+Products are the engine's own where those are as fast as oneDNN's, which does the others, by private
+operators of torch; where those are missing the engine's own do all.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from albert_act_fast import native, ops
+from albert_act_fast.engine.call import Call, autocast_is_on
+from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, layer_weights
+from albert_act_fast.engine.packing import PackedResult, PackedTokens
+
+HOW = "all iterations below Python, on packed weights"
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """A native engine, and what it was made from."""
+
+    engine: object
+    fingerprint: tuple
+
+
+_packed: WeakKeyDictionary[nn.Module, PackedLayer] = WeakKeyDictionary()
+
+
+def why_not(call: Call) -> str | None:
+    """None where the layer can run on packed weights, else the reason."""
+    if call.implementation != "cpp":
+        return f"it computes implementation 'cpp', not {call.implementation!r}"
+    reason = call.why_not_read_layer()
+    if reason is not None:
+        return reason
+    layer = call.layer
+    dtype = layer.attention.query.weight.dtype
+    if dtype not in DTYPES:
+        return f"the weights are {dtype}, not float32 or bfloat16"
+    if autocast_is_on("cpu"):
+        return "autocast is on"
+    tensors = layer_weights(layer).tensors()
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype:
+            return f"{name} is {tensor.dtype}, not {dtype} as query.weight"
+    # bfloat16 rows are read two numbers at a time, unless oneDNN reads them.
+    if dtype == torch.bfloat16 and not _has_onednn(dtype):
+        for name, tensor in tensors.items():
+            if tensor.dim() == 2 and name != "distance_embedding" and tensor.size(1) % 2:
+                return f"{name} has an odd number of columns"
+    return None
+
+
+def iterate(
+    call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
+) -> PackedResult:
+    """As `loop.iterate`, in one native call."""
+    packed = pack_layer(call.layer, call.int8)
+    out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    n_updates = hidden.new_empty(hidden.size(0), dtype=torch.float32)
+    remainders = torch.empty_like(n_updates)
+    rows = packed.engine.run(
+        hidden=hidden.contiguous(),
+        offsets=tokens.offsets,
+        positions=tokens.positions.contiguous(),
+        threshold=limits.threshold,
+        max_iterations=limits.max_iterations,
+        out=out,
+        n_updates=n_updates,
+        remainders=remainders,
+    )
+    return PackedResult(out, n_updates, remainders, rows)
+
+
+def pack_layer(layer: nn.Module, int8: bool = False) -> PackedLayer:
+    """The layer's weights, packed; packed anew when anything that packing reads has changed, in
+    whatever way; rounded to int8 where asked."""
+    weights = layer_weights(layer)
+    packed = _packed.get(layer)
+    if packed is None or packed.fingerprint != _fingerprint(weights, int8):
+        # Of a copy: other threads may be changing the weights, and what the engine is packed from
+        # has to be what its fingerprint was taken of.
+        copy = weights.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
+        packed = PackedLayer(_engine(copy, int8), _fingerprint(copy, int8))
+        _packed[layer] = packed
+    return packed
+
+
+def packed_engine(layer: nn.Module):
+    """The native engine that the layer ran on last (`packed_bytes`, `workspace_bytes`, `seconds` of
+    its last run), None where there is none."""
+    packed = _packed.get(layer)
+    return None if packed is None else packed.engine
+
+
+def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
+    """Changes whenever something that packing reads does. Address and version counter would miss
+    changes through `.data`; reading all weights costs a small part of one iteration, which reads
+    them all too."""
+    tensors = weights.tensors().values()
+    checksums = ops.implementation_of("checksum", "cpp")([t.contiguous() for t in tensors])
+    return (
+        int8,
+        weights.settings(),
+        tuple((t.shape, t.dtype) for t in tensors),
+        tuple(checksums.tolist()),
+    )
+
+
+def _engine(weights: LayerWeights, int8: bool):
+    """weights: contiguous."""
+    settings = ("key_distances", "attention_eps", "output_eps", "heads", "activation")
+    pairs = ("key", "value", "query", "dense", "ffn", "ffn_output")
+    pairs += ("attention_norm", "output_norm", "halting", "distance_embedding")
+    return native.library.Engine(
+        **{name: getattr(weights, name) for name in (*pairs, *settings)},
+        int8=int8,
+        library=_has_onednn(weights.query[0].dtype),
+    )
+
+
+@functools.cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Tries the private operators once on a small product."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        weight, bias = torch.eye(16, dtype=dtype), torch.zeros(16, dtype=dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+        result = torch.ops.mkldnn._linear_pointwise(weight, packed, bias, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.equal(result, weight)

@@ -1,0 +1,332 @@
+"""What engines read of a model, what they call of it, and what they cannot pass by: in one place.
+
+An engine computes the tokens that are running, packed: it cannot hand its rows to a module that may
+look at more than one of them, or at where they stand. So each module of the embeddings and the
+encoder is one of three things:
+
+- *plain*: it computes what its weights say. Engines may read them and not call the module.
+- known to work *row by row* (a Linear with a LoRA adapter, a parametrised one, an activation that
+  the kernels do not have): it must be called, and may be called with packed rows.
+- anything else (a hook, a forward of its own, another type): only the reference loop, which calls
+  every module as its author expects, computes such a model.
+
+`PARTS` names all modules; `inspect` says which is what. A container's forward is never called by an
+engine, so that it must be the package's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from albert_act_fast.engine import row_wise
+from albert_act_fast.modules import HaltingLinear
+
+# Every module below a base model's `embeddings` and `encoder`: its kind, and what of it is read.
+#   container: its forward is bypassed.          linear, embedding, norm: weights are read.
+#   activation: its type is read.                dropout: only that it does nothing is.
+_LAYER = "encoder.albert_layer"
+PARTS = {
+    "embeddings": "container",
+    "embeddings.word_embeddings": "embedding",
+    "embeddings.token_type_embeddings": "embedding",
+    "embeddings.position_embeddings": "embedding",
+    "embeddings.LayerNorm": "norm",
+    "embeddings.dropout": "dropout",
+    "encoder": "container",
+    "encoder.embedding_hidden_mapping_in": "linear",
+    _LAYER: "container",
+    f"{_LAYER}.attention": "container",
+    f"{_LAYER}.attention.query": "linear",
+    f"{_LAYER}.attention.key": "linear",
+    f"{_LAYER}.attention.value": "linear",
+    f"{_LAYER}.attention.dense": "linear",
+    f"{_LAYER}.attention.attention_dropout": "dropout",
+    f"{_LAYER}.attention.output_dropout": "dropout",
+    f"{_LAYER}.attention.distance_embedding": "distances",
+    f"{_LAYER}.LayerNorm": "norm",
+    f"{_LAYER}.ffn": "linear",
+    f"{_LAYER}.activation": "activation",
+    f"{_LAYER}.ffn_output": "linear",
+    f"{_LAYER}.dropout": "dropout",
+    f"{_LAYER}.full_layer_layer_norm": "norm",
+    f"{_LAYER}.act": "container",
+    f"{_LAYER}.act.dense": "halting",
+}
+_PLAIN = {
+    "linear": (nn.Linear,),
+    "halting": (nn.Linear, HaltingLinear),
+    "embedding": (nn.Embedding,),
+    "distances": (nn.Embedding,),
+    "norm": (nn.LayerNorm,),
+    "activation": tuple(row_wise.KERNEL_ACTIVATIONS),
+    "dropout": (nn.Dropout,),
+}
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class HaltingLimits:
+    """When the iterations end. threshold: `1 - act_epsilon` rounded to float32."""
+
+    threshold: float
+    max_iterations: int
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """What the layer's modules compute with: their own tensors, nothing copied. Every pair is
+    (weight, bias)."""
+
+    query: Pair
+    key: Pair
+    value: Pair
+    dense: Pair
+    ffn: Pair
+    ffn_output: Pair
+    attention_norm: Pair
+    output_norm: Pair
+    halting: Pair
+    distance_embedding: Tensor | None
+    key_distances: bool
+    heads: int
+    activation: str
+    attention_eps: float
+    output_eps: float
+
+    @property
+    def width(self) -> int:
+        return self.query[0].size(0)
+
+    @property
+    def inner(self) -> int:
+        return self.ffn[0].size(0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name: "query.weight", ..., "distance_embedding"."""
+        named = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                named |= {f"{field.name}.weight": value[0], f"{field.name}.bias": value[1]}
+            elif isinstance(value, Tensor):
+                named[field.name] = value
+        return named
+
+    def settings(self) -> tuple:
+        """All that is no tensor."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(x for x in values if not isinstance(x, Tensor | tuple))
+
+    def identity(self) -> tuple:
+        """Equal for two calls only where the same addresses hold weights of the same form."""
+        return self.settings() + tuple(
+            (t.data_ptr(), t.shape, t.stride(), t.dtype, t.device) for t in self.tensors().values()
+        )
+
+    def map(self, function) -> LayerWeights:
+        """The same with `function` of every tensor."""
+
+        def of(value):
+            if isinstance(value, tuple):
+                return tuple(function(tensor) for tensor in value)
+            return function(value) if isinstance(value, Tensor) else value
+
+        return LayerWeights(**{field.name: of(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class EmbeddingWeights:
+    """The embeddings' tables [rows, E] and LayerNorm; position is None where positions are
+    relative."""
+
+    word: Tensor
+    token_type: Tensor
+    position: Tensor | None
+    norm: Pair
+    eps: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the modules of one model are, at the time of one call.
+
+    Attributes:
+        reference_only: why the packed rows can be given to no engine, or None.
+        called: path and reason of each module that must be called.
+        active_dropout: path of a dropout that changes numbers, or None.
+    """
+
+    reference_only: str | None
+    called: dict[str, str]
+    active_dropout: str | None
+
+    def why_not_read(self, prefix: str) -> str | None:
+        """None where all weights below `prefix` may be read, else the first reason not to."""
+        for path, reason in self.called.items():
+            if path.startswith(prefix):
+                return reason
+        return None
+
+
+def inspect(embeddings: nn.Module, encoder: nn.Module, containers: dict[str, type]) -> Inspection:
+    """Looks at every module that an engine would read or bypass. Made anew for every call: hooks
+    and modules come and go.
+
+    Args:
+        embeddings, encoder: a base model's.
+        containers: for every container of `PARTS` the class whose forward the engines replace.
+    """
+    if torch_module._has_any_global_hook():
+        return Inspection("a global module hook is registered (torch.nn.modules.module)", {}, None)
+    called: dict[str, str] = {}
+    active = None
+    tops = {"embeddings": embeddings, "encoder": encoder}
+    for path, (top, names), kind in _paths():
+        module = tops[top]
+        for name in names:
+            module = module._modules.get(name)
+            if module is None:
+                break
+        if module is None:
+            if kind == "distances" or (kind == "container" and not names):
+                continue
+            return Inspection(f"{path} is missing", {}, None)
+        reason = row_wise.changed(module)
+        if reason is None and kind == "container":
+            if type(module) is not containers[path]:
+                reason = f"is a {type(module).__name__}, not a {containers[path].__name__}"
+            elif extra := _unknown_children(path, module):
+                reason = f"has a further module, {extra}"
+        if reason is not None:
+            return Inspection(f"{path} {reason}", {}, None)
+        if kind == "container":
+            continue
+        reason = _why_not_plain(module, kind)
+        if reason is None:
+            if kind == "dropout" and module.training and module.p > 0 and active is None:
+                active = path
+            continue
+        unknown = row_wise.why_not(module)
+        if unknown is not None or kind == "distances":
+            return Inspection(f"{path} {unknown or reason}", {}, None)
+        called[path] = f"{path} {reason}"
+        if active is None and any(row_wise.active_dropouts(module)):
+            active = path
+    return Inspection(None, called, active)
+
+
+@functools.cache
+def _paths() -> tuple[tuple[str, tuple[str, tuple[str, ...]], str], ...]:
+    split = []
+    for path, kind in PARTS.items():
+        top, *names = path.split(".")
+        split.append((path, (top, tuple(names)), kind))
+    return tuple(split)
+
+
+def _unknown_children(path: str, module: nn.Module) -> str | None:
+    """A module that the container's own class would not have: nothing here would call it."""
+    known = _children().get(path, frozenset())
+    return next((n for n, m in module._modules.items() if m is not None and n not in known), None)
+
+
+@functools.cache
+def _children() -> dict[str, frozenset[str]]:
+    children: dict[str, set[str]] = {}
+    for path in PARTS:
+        parent, _, name = path.rpartition(".")
+        children.setdefault(parent, set()).add(name)
+    return {path: frozenset(names) for path, names in children.items()}
+
+
+def _why_not_plain(module: nn.Module, kind: str) -> str | None:
+    """None where the weights, or the type, say all that the module computes. The module itself is
+    known to be unchanged."""
+    if type(module) not in _PLAIN[kind]:
+        return f"is a {type(module).__name__}, which must be called"
+    if kind in ("dropout", "activation"):
+        return None
+    parameters = module._parameters
+    if kind in ("embedding", "distances"):
+        if module.max_norm is not None:
+            return "has a max_norm"
+        names = ("weight",)
+    else:
+        names = ("weight", "bias")
+    for name in names:
+        tensor = parameters.get(name)
+        if tensor is None:
+            return f"has no {name} of its own"
+        if type(tensor) not in (nn.Parameter, Tensor):
+            return f"has a {type(tensor).__name__} as {name}"
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            return f"has no dense {name} in memory"
+    return None
+
+
+def missing_weights(embeddings: nn.Module, encoder: nn.Module) -> str | None:
+    """Name of a weight on the meta device that no hook or forward of a tool (which offloads them)
+    would bring to memory, or None."""
+    for top, root in (("embeddings", embeddings), ("encoder", encoder)):
+        found = _on_meta(top, root)
+        if found is not None:
+            return found
+    return None
+
+
+def _on_meta(path: str, module: nn.Module) -> str | None:
+    if row_wise.changed(module) is not None:
+        return None
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.is_meta:
+            return f"{path}.{name}"
+    for name, child in module._modules.items():
+        found = None if child is None else _on_meta(f"{path}.{name}", child)
+        if found is not None:
+            return found
+    return None
+
+
+def layer_weights(layer: nn.Module) -> LayerWeights:
+    """Of a layer whose modules may all be read."""
+    attention = layer.attention
+    distance = attention._modules.get("distance_embedding")
+    return LayerWeights(
+        query=_pair(attention.query),
+        key=_pair(attention.key),
+        value=_pair(attention.value),
+        dense=_pair(attention.dense),
+        ffn=_pair(layer.ffn),
+        ffn_output=_pair(layer.ffn_output),
+        attention_norm=_pair(layer.LayerNorm),
+        output_norm=_pair(layer.full_layer_layer_norm),
+        halting=_pair(layer.act.dense),
+        distance_embedding=distance.weight.detach() if attention.relative else None,
+        key_distances=attention.key_distances,
+        heads=attention.num_attention_heads,
+        activation=row_wise.KERNEL_ACTIVATIONS[type(layer.activation)],
+        attention_eps=layer.LayerNorm.eps,
+        output_eps=layer.full_layer_layer_norm.eps,
+    )
+
+
+def embedding_weights(embeddings: nn.Module) -> EmbeddingWeights:
+    """Of embeddings whose modules may all be read."""
+    absolute = embeddings.position_embedding_type == "absolute"
+    return EmbeddingWeights(
+        word=embeddings.word_embeddings.weight.detach(),
+        token_type=embeddings.token_type_embeddings.weight.detach(),
+        position=embeddings.position_embeddings.weight.detach() if absolute else None,
+        norm=_pair(embeddings.LayerNorm),
+        eps=embeddings.LayerNorm.eps,
+    )
+
+
+def _pair(module: nn.Module) -> Pair:
+    return module.weight.detach(), module.bias.detach()

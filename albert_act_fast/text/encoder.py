@@ -1,0 +1,457 @@
+"""`TextEncoder`: a model and its tokenizer as one object, from texts to embeddings."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from albert_act_fast import implementations
+from albert_act_fast.text import loading, pipeline
+from albert_act_fast.text.compute import POOLINGS, FrozenModel, PackedBatch, encode_packed
+from albert_act_fast.text.errors import TextError
+from albert_act_fast.text.progress import ProgressBar
+from albert_act_fast.text.results import EncodeResult, TextCost, TextEmbedding
+from albert_act_fast.text.tasks import TextTasks
+from albert_act_fast.text.tokenize import TextTokenizer, TokenizedText, TokenizeOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Tokens in a batch: enough rows for the products, few enough for the caches of a CPU.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# A window of a text that is split repeats so many tokens of the one before, if they fit.
+_OVERLAP = 64
+# Texts that are held and sorted by length at once, and how many batches their tokens may fill.
+WINDOW_TEXTS = 4096
+_WINDOW_BATCHES = 32
+
+
+class TextEncoder(TextTasks):
+    """Texts to embeddings, classes and depths, any amount of them, in bounded memory.
+
+    The encoder owns its weights: a model that is handed over is copied, so that what happens to it
+    afterwards does not reach the encoder. It may be used from several threads (their batches are
+    computed one after the other), pickled, and used in a process that was forked, which then
+    computes with one thread and says so.
+
+    Results are the model's own, text by text, whatever stands beside a text: batches are made of
+    texts of like length, and what a text's neighbours are changes only the rounding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        quantization: str | None = None,
+        implementation: str | None = None,
+    ):
+        """
+        Args:
+            model: any of this package's models; it is copied, and left as it is.
+            tokenizer: the one the model was trained with.
+            device: default, where the model is.
+            dtype: of weights and states; default, the model's.
+            quantization: "int8", or None for the model's own setting.
+            implementation: see `albert_act_fast.implementations`; default, the model's own.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be, or the two do not fit.
+        """
+        from albert_act_fast.modeling import AlbertActPreTrainedModel
+
+        if not isinstance(model, AlbertActPreTrainedModel):
+            raise TypeError(
+                f"model: got {type(model).__name__}, expected one of albert_act_fast's models "
+                "(albert_act_fast.accelerate takes over one of the published package)."
+            )
+        settings = (device, dtype, quantization, implementation)
+        self._set_up(copy.deepcopy(model), tokenizer, frozenset(), *settings)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        quantization: str | None = None,
+        implementation: str | None = None,
+    ) -> TextEncoder:
+        """
+        Args:
+            name: a folder, a hub name, or the name of a model that ships ("mlm", "sst2").
+            device: default, the GPU if there is one, else the CPU.
+            dtype, quantization, implementation: as in the constructor.
+
+        Raises:
+            OSError, ValueError: it cannot be loaded or is no ALBERT-ACT model.
+        """
+        loaded = loading.load(name)
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self = cls.__new__(cls)
+        settings = (device, dtype, quantization, implementation)
+        self._set_up(loaded.model, loaded.tokenizer, loaded.missing, *settings)
+        return self
+
+    def _set_up(
+        self, model, tokenizer, missing, device, dtype, quantization, implementation
+    ) -> None:
+        entries = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > entries:
+            raise ValueError(
+                f"tokenizer: its vocabulary has {len(tokenizer)} entries, expected at most the "
+                f"{entries} of the model."
+            )
+        if quantization is not None:
+            model.quantize(quantization)
+        model = model.to(device=device, dtype=dtype)
+        self._missing = missing
+        config = model.config
+        chosen = implementations.choose(
+            implementation, config.implementation, device=model.device, dtype=model.dtype
+        )
+        if config.quantization is not None and chosen.name not in ("cpp", "reference"):
+            raise ValueError(
+                f"quantization: got {config.quantization!r}, which only implementation 'cpp' "
+                f"computes; got {chosen.name!r} ({chosen.reason})."
+            )
+        self._frozen = FrozenModel(model, chosen)
+        self._tokenizer = TextTokenizer(tokenizer, config.max_position_embeddings)
+
+    @property
+    def config(self):
+        """The model's configuration, a copy."""
+        return copy.deepcopy(self._frozen.model.config)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._tokenizer.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self._frozen.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._frozen.model.dtype
+
+    @property
+    def implementation(self) -> str:
+        """What computes: the name of an implementation."""
+        return self._frozen.choice.name
+
+    @property
+    def embedding_dimension(self) -> int:
+        """H, the columns of an embedding."""
+        return self._frozen.model.config.hidden_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a text that is neither cut nor split, special tokens included."""
+        return self._tokenizer.limit
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`embedding_dimension`, by the name that SentenceTransformer users know."""
+        return self.embedding_dimension
+
+    def __repr__(self) -> str:
+        model = self._frozen.model
+        precision = model.config.quantization or str(self.dtype).removeprefix("torch.")
+        return (
+            f"TextEncoder({type(model).__name__}, {self.embedding_dimension} columns, {precision}, "
+            f"{self.implementation} on {self.device})"
+        )
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        *,
+        pooling: str = "mean",
+        normalize: bool = False,
+        show_progress: bool | None = None,
+        batch_tokens: int | None = None,
+        output: str = "numpy",
+        truncation: bool = False,
+        chunk: bool = False,
+        chunk_overlap: int | None = None,
+        errors: str = "raise",
+        details: bool = False,
+        max_iterations: int | None = None,
+        act_epsilon: float | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool | None = None,
+        convert_to_tensor: bool | None = None,
+        normalize_embeddings: bool | None = None,
+    ) -> np.ndarray | torch.Tensor | EncodeResult:
+        """Embeddings of texts, in their order: float32 [n, H]; of one string, [H].
+
+        Args:
+            sentences: a string, or any iterable of strings.
+            pooling: "mean" of all tokens' states, [CLS] and [SEP] included; "cls", the state of
+                the first token; "pooler", the model's pooler_output.
+            normalize: divide each embedding by its Euclidean norm.
+            show_progress: a progress bar on stderr; None, on a terminal after two seconds.
+            batch_tokens: most tokens in a batch (at least one text); default 2048 on a CPU.
+            output: "numpy", or "torch", a tensor on the CPU.
+            truncation: cut a text that is too long for the model; else it is an error.
+            chunk: split it into windows instead; its embedding is the mean of theirs, each
+                weighted by its number of tokens of the text.
+            chunk_overlap: tokens that a window repeats of the one before; default 64, or half of
+                a window that is shorter than 128.
+            errors: "raise" raises at the first text that has no embedding; "collect" goes on and
+                returns an EncodeResult that lists them.
+            details: return an EncodeResult also with `errors="raise"`.
+            max_iterations: fewer iterations than the model's own limit; exact for that rule.
+            act_epsilon: another halting threshold than the model's; exact for that rule.
+            batch_size: most texts in a batch besides.
+            show_progress_bar, convert_to_numpy, convert_to_tensor, normalize_embeddings: as
+                SentenceTransformer names show_progress, output and normalize.
+
+        Raises:
+            TextError: a text has no embedding; its `computed` holds the EncodeResult so far.
+            ValueError, TypeError: an argument is not what it should be.
+        """
+        show_progress = _same("show_progress", show_progress, show_progress_bar)
+        normalize = _same("normalize", normalize, normalize_embeddings)
+        if convert_to_tensor is not None or convert_to_numpy is not None:
+            output = "torch" if convert_to_tensor or convert_to_numpy is False else "numpy"
+        _one_of("output", output, ("numpy", "torch"))
+        single = isinstance(sentences, str)
+        texts = _list(sentences)
+        found = np.full((len(texts), self.embedding_dimension), np.nan, dtype=np.float32)
+        tokens, rows = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+        failed: list[TextError] = []
+        rule = self._frozen.rule_of(max_iterations, act_epsilon)
+
+        def result() -> EncodeResult:
+            rows_ = torch.from_numpy(found) if output == "torch" else found
+            return EncodeResult(rows_, failed, tokens, rows, rule)
+
+        stream = self.stream(
+            texts,
+            ordered=False,
+            pooling=pooling,
+            normalize=normalize,
+            batch_tokens=batch_tokens,
+            batch_size=batch_size,
+            truncation=truncation,
+            chunk=chunk,
+            chunk_overlap=chunk_overlap,
+            errors=errors,
+            max_iterations=max_iterations,
+            act_epsilon=act_epsilon,
+        )
+        try:
+            with ProgressBar(show_progress, len(texts)) as bar:
+                for one in stream:
+                    if isinstance(one, TextError):
+                        failed.append(one)
+                        bar.advance(1)
+                        continue
+                    found[one.index] = one.embedding
+                    tokens[one.index], rows[one.index] = one.cost.tokens, one.cost.rows
+                    bar.advance(1, one.cost.tokens, one.cost.rows)
+        except TextError as error:
+            error.computed = result()
+            raise
+        failed.sort(key=lambda error: error.index)
+        if details or errors == "collect":
+            return result()
+        embeddings = result().embeddings
+        return embeddings[0] if single else embeddings
+
+    def stream(
+        self,
+        sentences: Iterable[str],
+        *,
+        ordered: bool = True,
+        pooling: str = "mean",
+        normalize: bool = False,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+        truncation: bool = False,
+        chunk: bool = False,
+        chunk_overlap: int | None = None,
+        errors: str = "raise",
+        max_iterations: int | None = None,
+        act_epsilon: float | None = None,
+        window: int = WINDOW_TEXTS,
+        tokenizer_threads: int = 1,
+    ) -> Iterator[TextEmbedding | TextError]:
+        """Embeddings of texts as they come, in memory that does not grow with their number.
+
+        Texts are read ahead of the results: up to `window` of them are held, sorted by length and
+        made into batches, while others are tokenised in threads. They are read, and the model
+        runs, in the caller's thread, when the next result is asked for. Closing the iterator, or
+        dropping it, ends the threads.
+
+        Args:
+            sentences: any iterable of strings, endless ones too.
+            ordered: results in the order of the texts; else as they are computed, each with its
+                index.
+            errors: "raise": what precedes the first text that failed comes out, then its TextError
+                is raised; "collect": the TextError itself comes in the text's place.
+            window: texts held and sorted at once. Fewer give a slow source's results sooner.
+            tokenizer_threads: threads that tokenise.
+
+        For the others see `encode`.
+
+        Raises:
+            TextError: with `errors="raise"`.
+            ValueError, TypeError: an argument is not what it should be, at once.
+        """
+        _one_of("pooling", pooling, POOLINGS)
+        if isinstance(sentences, str):
+            raise TypeError("sentences: got a string, expected an iterable of strings.")
+        bare = self._bare(self._frozen.model)
+        if pooling == "pooler" and (bare.pooler is None or self._lacks("pooler.")):
+            raise ValueError(
+                "pooling: got 'pooler', expected 'mean' or 'cls': the model has no pooler weights."
+            )
+        rule = self._frozen.rule_of(max_iterations, act_epsilon)
+
+        def compute(batch: Sequence[TokenizedText]) -> list:
+            with self._frozen.under(rule) as model:
+                out = encode_packed(
+                    self._bare(model),
+                    PackedBatch.of(batch),
+                    pooling=pooling,
+                    implementation=self.implementation,
+                )
+            finite = np.isfinite(out.rows).all(axis=1)
+            return [
+                (out.rows[i], int(out.updates[i])) if finite[i] else self._not_finite(text)
+                for i, text in enumerate(batch)
+            ]
+
+        def finish(windows: list[TokenizedText], parts: list) -> TextEmbedding:
+            embedding = parts[0][0].copy()
+            if len(parts) > 1:
+                weights = [w.text_tokens for w in windows]
+                embedding = np.average([p[0] for p in parts], 0, weights).astype(np.float32)
+            if normalize:
+                embedding /= max(np.linalg.norm(embedding), 1e-12)
+            cost = _cost(windows, sum(p[1] for p in parts))
+            return TextEmbedding(windows[0].index, windows[0].text, embedding, cost, rule)
+
+        options = self._options(False, truncation, chunk, chunk_overlap)
+        settings = self._settings(
+            batch_tokens, batch_size, errors, ordered, window, tokenizer_threads
+        )
+        return self._run(sentences, options, compute, finish, settings)
+
+    def __call__(
+        self,
+        rows: Mapping[str, Any] | str | Iterable[str],
+        column: str = "text",
+        output_column: str = "embedding",
+        **options,
+    ):
+        """`encode`; and the function that `datasets.map` takes, with `batched=True` or without.
+
+        Args:
+            rows: a text, texts, or a row or batch of rows of a data set.
+            column: of the texts in those rows.
+            output_column: where the embeddings go.
+            options: of `encode`.
+
+        Returns:
+            What `encode` returns; for rows, {output_column: embeddings}.
+        """
+        if not isinstance(rows, Mapping):
+            return self.encode(rows, **options)
+        if column not in rows:
+            raise ValueError(f"column: got {column!r}, expected one of {', '.join(rows)}.")
+        return {output_column: self.encode(rows[column], **options)}
+
+    def _run(self, texts, options: TokenizeOptions, compute, finish, settings):
+        def tokenize(first, block):
+            return self._tokenizer(first, block, options)
+
+        return pipeline.run(texts, tokenize, compute, finish, settings)
+
+    def _options(self, offsets, truncation, chunk=False, chunk_overlap=None) -> TokenizeOptions:
+        if chunk_overlap is None:
+            chunk_overlap = min(_OVERLAP, self.max_tokens // 2) if chunk else 0
+        elif not chunk:
+            raise ValueError("chunk_overlap: got it without chunk=True.")
+        options = TokenizeOptions(offsets, bool(truncation), bool(chunk), chunk_overlap)
+        self._tokenizer.check_options(options)
+        return options
+
+    def _settings(
+        self,
+        batch_tokens=None,
+        batch_size=None,
+        errors="raise",
+        ordered=True,
+        window=WINDOW_TEXTS,
+        tokenizer_threads=1,
+    ) -> pipeline.Settings:
+        _one_of("errors", errors, ("raise", "collect"))
+        if batch_tokens is None:
+            batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cuda"])
+        for name, value in (
+            ("batch_tokens", batch_tokens),
+            ("batch_size", batch_size),
+            ("window", window),
+            ("tokenizer_threads", tokenizer_threads),
+        ):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name}: got {value!r}, expected a whole number from 1.")
+        return pipeline.Settings(
+            batch_tokens=batch_tokens,
+            batch_texts=batch_size,
+            window_texts=window,
+            window_tokens=_WINDOW_BATCHES * batch_tokens,
+            tokenizer_threads=tokenizer_threads,
+            ordered=ordered,
+            errors=errors,
+        )
+
+    def _not_finite(self, text: TokenizedText) -> TextError:
+        precision = str(self.dtype).removeprefix("torch.")
+        reason = f"the model gives values that are not finite in {precision}, expected numbers"
+        return TextError(text.index, text.text, "not finite", reason)
+
+    def _lacks(self, *parts: str) -> bool:
+        return any(part in key for key in self._missing for part in parts)
+
+    @staticmethod
+    def _bare(model):
+        return getattr(model, model.base_model_prefix, model)
+
+
+def _cost(windows: list[TokenizedText], rows: int) -> TextCost:
+    tokens = sum(len(w.input_ids) for w in windows)
+    return TextCost(tokens, rows, windows[0].truncated, len(windows))
+
+
+def _list(sentences: str | Iterable[str]) -> Sequence[str]:
+    if isinstance(sentences, str):
+        return [sentences]
+    if isinstance(sentences, bytes | Mapping) or not isinstance(sentences, Iterable):
+        raise TypeError(
+            f"sentences: got {type(sentences).__name__}, expected a string or an iterable of them."
+        )
+    return list(sentences)
+
+
+def _same(name: str, value, other):
+    """A setting that goes by two names."""
+    return value if other is None else other
+
+
+def _one_of(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}.")

@@ -1,0 +1,202 @@
+"""Texts in, results out, in bounded memory: tokenised in threads while the model computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from albert_act_fast.text.errors import TextError
+from albert_act_fast.text.tokenize import TokenizedText
+
+# A block is what one thread tokenises at once; several lie ready before the model asks for them.
+_BLOCK_TEXTS = 256
+_BLOCK_CHARACTERS = 1 << 18
+_BLOCKS_AHEAD = 2
+
+Windows = list[TokenizedText]
+# Texts first counted from, and the texts.
+Tokenize = Callable[[int, Sequence[object]], list[Windows | TextError]]
+# One batch of windows; a result for each, or the error of the text it belongs to.
+Compute = Callable[[Sequence[TokenizedText]], Sequence[Any]]
+# All windows of one text and their results.
+Finish = Callable[[Windows, list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """window_texts, window_tokens: texts that are held, and sorted by length, at once; at least
+    one block. batch_tokens, batch_texts: most in one batch, but always one window."""
+
+    batch_tokens: int
+    batch_texts: int | None = None
+    window_texts: int = 4096
+    window_tokens: int = 1 << 16
+    tokenizer_threads: int = 1
+    ordered: bool = True
+    errors: str = "raise"
+
+
+def run(
+    texts: Iterable[object],
+    tokenize: Tokenize,
+    compute: Compute,
+    finish: Finish,
+    settings: Settings,
+) -> Iterator[Any]:
+    """A result of `finish` for each text; in the place of one that failed, with
+    `errors="collect"`, its TextError.
+
+    The texts are read, and the model runs, in the caller's thread; closing the iterator ends the
+    threads. With `errors="raise"` what precedes the first text that failed comes first; so does
+    all that was read before the texts' own iterator raised.
+
+    Raises:
+        TextError: a text failed, and `errors` is "raise".
+    """
+    reader = _Reader(texts)
+    blocks: deque[Future] = deque()
+    pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenize")
+    try:
+        while True:
+            window: list[Windows | TextError] = []
+            tokens = 0
+            while len(window) < settings.window_texts and tokens < settings.window_tokens:
+                while len(blocks) < settings.tokenizer_threads + _BLOCKS_AHEAD:
+                    first, block = reader.block()
+                    if not block:
+                        break
+                    blocks.append(pool.submit(tokenize, first, block))
+                if not blocks:
+                    break
+                for item in blocks.popleft().result():
+                    window.append(item)
+                    if not isinstance(item, TextError):
+                        tokens += sum(len(w.input_ids) for w in item)
+            if not window:
+                break
+            yield from _window(window, compute, finish, settings)
+        if reader.failure is not None:
+            raise reader.failure
+    finally:
+        for block in blocks:
+            block.cancel()
+        pool.shutdown(wait=True)
+
+
+class _Reader:
+    """Takes texts by blocks; keeps what the caller's iterator raises until its turn comes."""
+
+    def __init__(self, texts: Iterable[object]):
+        self._texts = iter(texts)
+        self._count = 0
+        self.failure: BaseException | None = None
+        self._ended = False
+
+    def block(self) -> tuple[int, list[object]]:
+        """Index of the first, and the texts; none at the end."""
+        first, block, characters = self._count, [], 0
+        while not self._ended and len(block) < _BLOCK_TEXTS and characters < _BLOCK_CHARACTERS:
+            try:
+                text = next(self._texts)
+            except StopIteration:
+                self._ended = True
+            except Exception as error:
+                self.failure, self._ended = error, True
+            else:
+                block.append(text)
+                characters += len(text) if isinstance(text, str) else 0
+        self._count += len(block)
+        return first, block
+
+
+def _window(window, compute: Compute, finish: Finish, settings: Settings) -> Iterator[Any]:
+    stop = settings.errors == "raise"
+    if stop:
+        # What follows the first failure is not computed.
+        failed = (i for i, item in enumerate(window) if isinstance(item, TextError))
+        window = window[: next(failed, len(window)) + 1]
+    done: dict[int, Any] = {}
+    parts: dict[int, list] = {}
+    turn = 0
+    for place, item in enumerate(window):
+        if isinstance(item, TextError):
+            done[place] = item
+        else:
+            parts[place] = [None] * len(item)
+    for batch in _batches(window, settings):
+        results = _compute([window[place][part] for place, part in batch], compute)
+        for (place, part), result in zip(batch, results, strict=True):
+            parts[place][part] = result
+            if any(r is None for r in parts[place]):
+                continue
+            errors = [r for r in parts[place] if isinstance(r, TextError)]
+            done[place] = errors[0] if errors else finish(window[place], parts[place])
+            del parts[place]
+        if not settings.ordered:
+            for place in sorted(done):
+                if not (stop and isinstance(done[place], TextError)):
+                    yield done.pop(place)
+        while settings.ordered and turn in done:
+            result = done.pop(turn)
+            turn += 1
+            if isinstance(result, TextError) and stop:
+                raise result
+            yield result
+    for place in sorted(done):
+        if isinstance(done[place], TextError) and stop:
+            raise done[place]
+        yield done[place]
+
+
+def _batches(window, settings: Settings) -> Iterator[list[tuple[int, int]]]:
+    """Places and parts, the longest first: what does not fit into memory fails before the rest."""
+    units = [
+        (place, part)
+        for place, item in enumerate(window)
+        if not isinstance(item, TextError)
+        for part in range(len(item))
+    ]
+    units.sort(key=lambda unit: -len(window[unit[0]][unit[1]].input_ids))
+    batch: list[tuple[int, int]] = []
+    tokens = 0
+    for place, part in units:
+        length = len(window[place][part].input_ids)
+        full = settings.batch_texts is not None and len(batch) >= settings.batch_texts
+        if batch and (full or tokens + length > settings.batch_tokens):
+            yield batch
+            batch, tokens = [], 0
+        batch.append((place, part))
+        tokens += length
+    if batch:
+        yield batch
+
+
+def _compute(batch: Sequence[TokenizedText], compute: Compute) -> list[Any]:
+    """A result or an error for each; a batch that does not fit into memory goes in halves."""
+    try:
+        return list(compute(batch))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if len(batch) > 1:
+        middle = len(batch) // 2
+        return _compute(batch[:middle], compute) + _compute(batch[middle:], compute)
+    (text,) = batch
+    reason = f"out of memory with this one text of {len(text.input_ids)} tokens"
+    return [TextError(text.index, text.text, "memory", reason)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU PyTorch raises a plain RuntimeError where memory cannot be had."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in message
+        for words in ("can't allocate memory", "not enough memory", "std::bad_alloc", "alloc_cpu")
+    )

@@ -1,0 +1,239 @@
+"""What a task model says of texts: classes, masks, classes of tokens; and every token's depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from albert_act_fast.text.compute import PackedBatch, run_padded
+from albert_act_fast.text.errors import TextError
+from albert_act_fast.text.loading import untrained_head
+from albert_act_fast.text.results import (
+    FilledMask,
+    FilledText,
+    TextClass,
+    TextCost,
+    TextDepth,
+    TokenClass,
+    TokenClasses,
+)
+
+if TYPE_CHECKING:
+    from albert_act_fast.text.tokenize import TokenizedText
+
+
+class TextTasks:
+    """The part of TextEncoder that needs a head, or every token.
+
+    Each method takes a string, or any iterable of strings, and gives one result, or a list in the
+    order of the texts. All know the settings of `TextEncoder.encode`: `truncation`, `errors` (with
+    "collect" a text's TextError stands in its result's place), `batch_tokens`, `batch_size`,
+    `max_iterations` and `act_epsilon`.
+    """
+
+    def depth(self, texts: str | Iterable[str], **settings) -> TextDepth | list[TextDepth]:
+        """How many iterations each token takes."""
+        return self._collect(texts, self.depths(_many(texts), **settings))
+
+    def depths(self, texts: Iterable[str], **settings):
+        """`depth` as a stream: an iterator in, an iterator out, as `TextEncoder.stream`."""
+
+        def finish(text, out, cost, rule):
+            iterations = out["n_updates"].int().tolist()
+            remainders = out["remainders"].tolist()
+            return TextDepth(
+                text.index,
+                text.text,
+                self._tokenizer.pieces(text.input_ids),
+                text.input_ids,
+                text.offsets,
+                iterations,
+                remainders,
+                cost,
+                rule,
+            )
+
+        fields = ("last_hidden_state", "n_updates", "remainders")
+        return self._stream_tokens(texts, True, True, fields, finish, **settings)
+
+    def classify(self, texts: str | Iterable[str], **settings) -> TextClass | list[TextClass]:
+        """The class of each text, with the probability of every label.
+
+        Raises:
+            ValueError: the model has no trained head of that kind.
+        """
+        return self._collect(texts, self.classes(_many(texts), **settings))
+
+    def classes(self, texts: Iterable[str], **settings):
+        """`classify` as a stream."""
+        self._need("classify", "AlbertActForSequenceClassification")
+        config = self._frozen.model.config
+        names = [config.id2label[i] for i in range(config.num_labels)]
+        several = config.problem_type == "multi_label_classification"
+        regression = config.problem_type == "regression" or (
+            config.problem_type is None and config.num_labels == 1
+        )
+
+        def finish(text, out, cost, rule):
+            logits = out["logits"].float()
+            if regression:
+                scores = dict(zip(names, logits.tolist(), strict=True))
+                score = logits[0].item()
+                return TextClass(text.index, text.text, None, score, scores, [], cost, rule)
+            probabilities = logits.sigmoid() if several else logits.softmax(-1)
+            scores = dict(zip(names, probabilities.tolist(), strict=True))
+            label = max(scores, key=scores.get)
+            labels = [n for n in names if scores[n] > 0.5] if several else [label]
+            return TextClass(
+                text.index, text.text, label, scores[label], scores, labels, cost, rule
+            )
+
+        return self._stream_tokens(texts, False, False, ("logits", "n_updates"), finish, **settings)
+
+    def fill_mask(
+        self, texts: str | Iterable[str], *, top_k: int = 5, **settings
+    ) -> FilledText | list[FilledText]:
+        """The most probable tokens in the place of each mask (the tokenizer's `mask_token`).
+
+        A text without a mask fails, as kind "no mask".
+
+        Raises:
+            ValueError: the model has no trained head of that kind, or top_k is out of range.
+        """
+        return self._collect(texts, self.fills(_many(texts), top_k=top_k, **settings))
+
+    def fills(self, texts: Iterable[str], *, top_k: int = 5, **settings):
+        """`fill_mask` as a stream."""
+        self._need("fill_mask", "AlbertActForMaskedLM", "AlbertActForPreTraining")
+        entries = self._frozen.model.config.vocab_size
+        if not (isinstance(top_k, int) and 1 <= top_k <= entries):
+            raise ValueError(f"top_k: got {top_k!r}, expected a whole number from 1 to {entries}.")
+        # Logits of every token over the whole vocabulary: 120 MB for as many tokens as this.
+        settings.setdefault("batch_tokens", 1024)
+        mask_id, mask = self.tokenizer.mask_token_id, self.tokenizer.mask_token
+
+        def finish(text, out, cost, rule):
+            places = [i for i, token in enumerate(text.input_ids) if token == mask_id]
+            if not places:
+                reason = f"got no {mask}, expected at least one"
+                return TextError(text.index, text.text, "no mask", reason)
+            masks = []
+            for place in places:
+                best = out["logits"][place].float().softmax(-1).topk(top_k)
+                ids = best.indices.tolist()
+                masks.append(
+                    FilledMask(
+                        place,
+                        self._tokenizer.pieces(ids),
+                        ids,
+                        best.values.tolist(),
+                        int(out["n_updates"][place]),
+                    )
+                )
+            return FilledText(text.index, text.text, masks, cost, rule)
+
+        return self._stream_tokens(texts, False, True, ("logits", "n_updates"), finish, **settings)
+
+    def token_classify(
+        self, texts: str | Iterable[str], **settings
+    ) -> TokenClasses | list[TokenClasses]:
+        """The class of each token that is no special one.
+
+        Raises:
+            ValueError: the model has no trained head of that kind.
+        """
+        return self._collect(texts, self.token_classes(_many(texts), **settings))
+
+    def token_classes(self, texts: Iterable[str], **settings):
+        """`token_classify` as a stream."""
+        self._need("token_classify", "AlbertActForTokenClassification")
+        names = self._frozen.model.config.id2label
+
+        def finish(text, out, cost, rule):
+            best = out["logits"].float().softmax(-1).max(-1)
+            pieces = self._tokenizer.pieces(text.input_ids)
+            found = [
+                TokenClass(
+                    pieces[i],
+                    text.offsets[i] if text.offsets else None,
+                    names[int(best.indices[i])],
+                    best.values[i].item(),
+                    int(out["n_updates"][i]),
+                )
+                for i in self._tokenizer.own_places(text)
+            ]
+            return TokenClasses(text.index, text.text, found, cost, rule)
+
+        return self._stream_tokens(texts, True, True, ("logits", "n_updates"), finish, **settings)
+
+    def _stream_tokens(
+        self,
+        texts: Iterable[str],
+        offsets: bool,
+        a_token: bool,
+        fields: Sequence[str],
+        finish: Callable,
+        *,
+        truncation: bool = False,
+        errors: str = "raise",
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+        max_iterations: int | None = None,
+        act_epsilon: float | None = None,
+        **streaming,
+    ):
+        """Runs the model with its head (without it for states) and hands each text's own part of
+        the output's fields to `finish`; `a_token` says whether the first field has one value, or
+        row, a token."""
+        rule = self._frozen.rule_of(max_iterations, act_epsilon)
+        headless = fields[0] == "last_hidden_state"
+
+        def compute(batch: Sequence[TokenizedText]) -> list:
+            with self._frozen.under(rule) as model:
+                model = self._bare(model) if headless else model
+                out = run_padded(model, PackedBatch.of(batch), implementation=self.implementation)
+            main = out[fields[0]] if fields[0] in out else out["prediction_logits"]
+            values = {fields[0]: main, **{name: out[name] for name in fields[1:]}}
+            values = {name: value.cpu() for name, value in values.items()}
+            finite = values[fields[0]].flatten(1).isfinite().all(1).tolist()
+            results = []
+            for i, text in enumerate(batch):
+                if not finite[i]:
+                    results.append(self._not_finite(text))
+                    continue
+                length = len(text.input_ids)
+                own = {
+                    name: value[i, :length] if a_token or name != fields[0] else value[i]
+                    for name, value in values.items()
+                }
+                cost = TextCost(length, int(own["n_updates"].sum()), text.truncated, 1)
+                # Here, so that no text keeps the whole batch's output alive.
+                results.append(finish(text, own, cost, rule))
+            return results
+
+        return self._run(
+            texts,
+            self._options(offsets, truncation),
+            compute,
+            lambda windows, parts: parts[0],
+            self._settings(batch_tokens, batch_size, errors, **streaming),
+        )
+
+    def _collect(self, texts: str | Iterable[str], stream) -> object:
+        results = list(stream)
+        return results[0] if isinstance(texts, str) else results
+
+    def _need(self, method: str, *classes: str) -> None:
+        model = self._frozen.model
+        name = type(model).__name__
+        if name not in classes:
+            raise ValueError(f"{method}: got a {name}, expected a {' or '.join(classes)}.")
+        untrained = untrained_head(self._missing)
+        if untrained:
+            raise ValueError(
+                f"{method}: the checkpoint has no trained head: {', '.join(untrained)} are missing."
+            )
+
+
+def _many(texts: str | Iterable[str]) -> Iterable[str]:
+    return [texts] if isinstance(texts, str) else texts
