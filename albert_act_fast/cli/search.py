@@ -32,8 +32,8 @@ def search(
 
     Empty lines are skipped; a line that is longer than the model takes is read in windows.
     """
-    (wanted,) = texts_of_arguments([query])
-    sources = texts_of_file("FILE", file, skip_empty=True)
+    (wanted,) = list(texts_of_arguments([query]))
+    sources = list(texts_of_file("FILE", file, skip_empty=True))
     import torch
 
     from albert_act_fast import TextEncoder
