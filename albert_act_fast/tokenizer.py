@@ -16,14 +16,26 @@ tokenizing.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import AlbertTokenizer, AutoTokenizer, PreTrainedTokenizerBase
 
 STOCK_TOKENIZER = Path(__file__).parent / "data" / "tokenizer"
 STOCK_MAX_LENGTH = 512
-# Either is enough to make a tokenizer from.
-_TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+# Where one of these is saved the model has a tokenizer of its own.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "spiece.model",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "tiktoken.model",
+    "tekken.json",
+)
 _INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
 # transformers writes 1e30 where a tokenizer was saved without a limit.
 _NO_LIMIT = 10**18
@@ -44,11 +56,13 @@ def load_tokenizer(
 
     Raises:
         OSError: the hub cannot be reached and nothing tells whether the model has a tokenizer.
-        ValueError: there is one but it cannot be read.
+        ValueError: there is one but it cannot be read, or its vocabulary is missing.
     """
     if model_name_or_path is None or not has_tokenizer(model_name_or_path):
         return _load(AlbertTokenizer, STOCK_TOKENIZER)
-    return _load(AutoTokenizer, model_name_or_path)
+    tokenizer = _load(AutoTokenizer, model_name_or_path)
+    _need_vocabulary(tokenizer, model_name_or_path)
+    return tokenizer
 
 
 def has_tokenizer(model_name_or_path: str | os.PathLike) -> bool:
@@ -57,9 +71,28 @@ def has_tokenizer(model_name_or_path: str | os.PathLike) -> bool:
     Raises:
         OSError: the hub cannot be reached and its cache does not tell.
     """
+    return bool(_saved(model_name_or_path, _TOKENIZER_FILES))
+
+
+def _saved(model_name_or_path: str | os.PathLike, names: Iterable[str]) -> list[str]:
+    """Which of these files are there."""
     if os.path.isdir(model_name_or_path):
-        return any((Path(model_name_or_path) / name).is_file() for name in _TOKENIZER_FILES)
-    return any(_in_hub_repository(str(model_name_or_path), name) for name in _TOKENIZER_FILES)
+        return [name for name in names if (Path(model_name_or_path) / name).is_file()]
+    return [name for name in names if _in_hub_repository(str(model_name_or_path), name)]
+
+
+def _need_vocabulary(tokenizer: PreTrainedTokenizerBase, source: str | os.PathLike) -> None:
+    """transformers makes a tokenizer of five tokens where the file that its class reads is not
+    there, and says nothing."""
+    wanted = list(tokenizer.vocab_files_names.values())
+    if not _saved(source, wanted):
+        kind = type(tokenizer).__name__
+        there = ", ".join(_saved(source, _TOKENIZER_FILES))
+        raise ValueError(
+            f"the tokenizer in {source} cannot be read: as a {kind} it needs "
+            f"{' or '.join(wanted)}, but there is only {there} "
+            "(is a file missing, or tokenizer_config.json, which names the class?)"
+        )
 
 
 def _load(tokenizer_class: type, source: str | os.PathLike) -> PreTrainedTokenizerBase:
@@ -69,10 +102,17 @@ def _load(tokenizer_class: type, source: str | os.PathLike) -> PreTrainedTokeniz
         raise
     # The tokenizers library raises a bare Exception for a file it cannot parse.
     except Exception as error:
-        raise ValueError(f"the tokenizer in {source} cannot be read: {error}") from error
+        raise ValueError(f"the tokenizer in {source} cannot be read: {_why(error)}") from error
     if tokenizer.model_max_length > _NO_LIMIT:
         tokenizer.model_max_length = STOCK_MAX_LENGTH
     return tokenizer
+
+
+def _why(error: Exception) -> str:
+    # What transformers says of any file of a vocabulary that it cannot parse.
+    if "tiktoken" in str(error):
+        return "its vocabulary (spiece.model, or the like) is damaged or not complete"
+    return str(error)
 
 
 def _in_hub_repository(repository: str, filename: str) -> bool:

@@ -3,207 +3,254 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Annotated
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import options, running
+from albert_act_fast.cli import options, running, signals, split, text_formats
 from albert_act_fast.cli.errors import CommandError
-from albert_act_fast.cli.output import Printer, allow_any_character, bar, print_json
-from albert_act_fast.cli.running import Runner, TokenizedText
-from albert_act_fast.cli.texts import SourceText, texts_of_arguments, texts_of_file
+from albert_act_fast.cli.output import (
+    Printer,
+    allow_any_character,
+    bar,
+    needs_standard_output,
+    print_json,
+    print_json_line,
+)
+from albert_act_fast.cli.texts import (
+    SourceText,
+    Texts,
+    needs_standard_input,
+    texts_of_arguments,
+    texts_of_file,
+)
+from albert_act_fast.cli.totals import Totals
+
+if TYPE_CHECKING:
+    from albert_act_fast import TextEncoder
+    from albert_act_fast.text import TextDepth
 
 _BAR_COLUMNS = 24
+# Few, so that the first results come soon.
+_WINDOW = 256
+# Of texts in one batch, for the rows that the dense loop would compute.
+_DENSE_BATCH = 8
 
 
 def depth(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts.", show_default=False)
     ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option("--file", metavar="F", help="A UTF-8 file, one text a line; - is stdin."),
-    ] = None,
+    file: Annotated[str | None, typer.Option("--file", metavar="F", help=text_formats.HELP)] = None,
+    field: options.FieldOption = None,
     model: options.ModelOption = None,
     implementation: options.ImplementationOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
-    batch_size: options.BatchSizeOption = 8,
+    threads: options.ThreadsOption = None,
+    batch_size: options.BatchSizeOption = _DENSE_BATCH,
+    max_iterations: options.MaxIterationsOption = None,
+    act_epsilon: options.ActEpsilonOption = None,
+    split_lines: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Cut each text into sentences, and those that are too long into windows of the "
+            "model's length; leaves empty lines out.",
+        ),
+    ] = False,
     truncate: options.TruncateOption = False,
     skip_empty: options.SkipEmptyOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, at the end.")] = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="One JSON object a text, as they come.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Totals alone, by class of token; with --json too.")
+    ] = False,
 ) -> None:
     """Iterations of each token, and rows computed against the dense loop's.
 
     Texts come from the arguments, from --file, or from standard input.
     """
-    sources = _sources(texts or [], file, skip_empty)
-    runner = running.load(model, implementation, device, dtype, quantization)
-    tokenized = runner.tokenize(sources, truncate=truncate)
+    needs_standard_output()
+    if as_jsonl and (as_json or summary):
+        raise CommandError("--jsonl: got it with --json or --summary, expected it alone")
+    if split_lines and truncate:
+        raise CommandError("--split, --truncate: got both, expected one of the two")
+    skip_empty = skip_empty or split_lines
+    found = _sources(texts or [], file, field, skip_empty)
+    encoder = running.load(model, implementation, device, dtype, quantization, threads)
+    name = running.DEFAULT_MODEL if model is None else model
     allow_any_character(sys.stdout)
-    if as_json:
-        _print_json(runner, tokenized, batch_size)
-    else:
-        _print_bars(runner, tokenized, batch_size)
+    run = _Run(encoder, found, batch_size, split_lines, truncate, skip_empty)
+    rule = {"max_iterations": max_iterations, "act_epsilon": act_epsilon}
+    description = running.describe(name, encoder, **rule)
+    with signals.at_work():
+        results = run.depths(**rule)
+        if as_jsonl:
+            for source, one in results:
+                print_json_line(_text_as_dict(source, one))
+        elif as_json:
+            documents = [None if summary else _text_as_dict(s, one) for s, one in results]
+            print_json(
+                {
+                    **description,
+                    "batch_size": batch_size,
+                    **({} if summary else {"texts": documents}),
+                    "totals": run.totals.as_dict(),
+                }
+            )
+        else:
+            _print_bars(run, description, results, summary)
 
 
-@dataclass
-class TextDepths:
-    """What the model says of one text, without padding."""
+class _Run:
+    """Depths of texts with the places they came from, and their totals."""
 
-    text: TokenizedText
-    n_updates: list[int]
-    remainders: list[float]
+    def __init__(self, encoder: TextEncoder, texts: Texts, batch_size, splits, truncate, skip):
+        self.encoder, self.texts = encoder, texts
+        self.splits, self.truncate, self.skip = splits, truncate, skip
+        self.batch_size = batch_size
+        self.totals = Totals(encoder, batch_size)
+
+    def depths(self, **rule) -> Iterator[tuple[SourceText, TextDepth]]:
+        """In the order of the texts.
+
+        Raises:
+            CommandError: a text has no depth.
+        """
+        from albert_act_fast.text import TextError
+
+        waiting: deque[SourceText] = deque()
+
+        def feed() -> Iterator[str]:
+            for source in self.texts:
+                parts = split.parts(source, self.encoder) if self.splits else [source]
+                for part in parts:
+                    waiting.append(part)
+                    yield part.text
+
+        with running.option_errors():
+            stream = self.encoder.depths(
+                feed(),
+                truncation=self.truncate,
+                batch_size=self.batch_size,
+                window=_WINDOW,
+                stops=lambda e: not (self.skip and e.kind in running.SKIPPED),
+                fail_first=True,
+                **rule,
+            )
+        taken = 0
+        try:
+            for one in stream:
+                source = waiting.popleft()
+                taken += 1
+                if isinstance(one, TextError):
+                    self.totals.skipped += 1
+                    continue
+                self.totals.add(one)
+                yield source, one
+        except TextError as error:
+            raise running.text_error(error, waiting[error.index - taken]) from None
+        finally:
+            stream.close()
+        self.totals.skipped += self.texts.skipped
+        if not self.totals.texts:
+            raise CommandError("TEXT: got none that the model knows a token of")
 
 
-@dataclass
-class Totals:
-    """Sums over all texts. A row is one token in one iteration; the dense loop computes, for each
-    batch, every place of the padded batch in every iteration until its last token has halted.
-    """
-
-    computes_all: bool
-    texts: int = 0
-    tokens: int = 0
-    updates: int = 0
-    max_iterations: int = 0
-    rows_dense: int = 0
-    truncated: int = 0
-
-    def add(self, batch: list[TextDepths]) -> None:
-        """Takes in the texts of one batch."""
-        deepest = max(max(t.n_updates) for t in batch)
-        longest = max(len(t.n_updates) for t in batch)
-        self.texts += len(batch)
-        self.tokens += sum(len(t.n_updates) for t in batch)
-        self.updates += sum(sum(t.n_updates) for t in batch)
-        self.max_iterations = max(self.max_iterations, deepest)
-        self.rows_dense += len(batch) * longest * deepest
-        self.truncated += sum(t.text.truncated for t in batch)
-
-    @property
-    def rows_computed(self) -> int:
-        """The reference loop computes every row; the engine those of running tokens."""
-        return self.rows_dense if self.computes_all else self.updates
-
-    def as_dict(self) -> dict:
-        """What `--json` prints."""
-        return {
-            "texts": self.texts,
-            "tokens": self.tokens,
-            "mean_iterations": self.updates / self.tokens,
-            "max_iterations": self.max_iterations,
-            "rows_computed": self.rows_computed,
-            "rows_dense": self.rows_dense,
-            "rows_ratio": self.rows_computed / self.rows_dense,
-        }
-
-
-def _sources(texts: list[str], file: str | None, skip_empty: bool) -> list[SourceText]:
+def _sources(texts: list[str], file: str | None, field: str | None, skip_empty: bool) -> Texts:
     if texts and file is not None:
         raise CommandError("TEXT, --file: got both, expected one of the two")
     if texts:
         return texts_of_arguments(texts)
-    if file is None and sys.stdin.isatty():
-        raise CommandError(
-            "TEXT: got none, expected a text, --file, or texts on standard input, one a line"
-        )
+    if file is None:
+        needs_standard_input("TEXT")
+        if sys.stdin.isatty():
+            raise CommandError(
+                "TEXT: got none, expected a text, --file, or texts on standard input, one a line"
+            )
     argument = "TEXT" if file is None else "--file"
-    return texts_of_file(argument, "-" if file is None else file, skip_empty=skip_empty)
+    path = "-" if file is None else file
+    return texts_of_file(argument, path, skip_empty=skip_empty, field=field)
 
 
-def _depths(runner: Runner, batch: list[TokenizedText]) -> list[TextDepths]:
-    out = runner.run(batch)
-    # A token that is not a number never halts and has no depth worth showing.
-    runner.refuse_not_finite(out.last_hidden_state, batch)
-    # Padding is on the right, so a text's own places come first.
-    n_updates, remainders = out.n_updates.int().tolist(), out.remainders.tolist()
-    return [
-        TextDepths(t, n_updates[i][: len(t.input_ids)], remainders[i][: len(t.input_ids)])
-        for i, t in enumerate(batch)
-    ]
-
-
-def _print_json(runner: Runner, texts: list[TokenizedText], batch_size: int) -> None:
-    totals = Totals(runner.choice.name == "reference")
-    results = []
-    for batch in running.batches(texts, batch_size):
-        depths = _depths(runner, batch)
-        totals.add(depths)
-        results += [_text_as_dict(d) for d in depths]
-    print_json(
-        {
-            **runner.describe(),
-            "batch_size": batch_size,
-            "texts": results,
-            "totals": totals.as_dict(),
-        }
-    )
-
-
-def _text_as_dict(depths: TextDepths) -> dict:
-    text, n_updates = depths.text, depths.n_updates
+def _text_as_dict(source: SourceText, depth: TextDepth) -> dict:
     return {
-        "text": text.source.text,
-        "line": text.source.line,
-        "truncated": text.truncated,
-        "tokens": text.tokens,
-        "input_ids": text.input_ids,
-        "offsets": text.offsets,
-        "n_updates": n_updates,
-        "remainders": depths.remainders,
+        "text": depth.text,
+        "line": source.line,
+        "truncated": depth.cost.truncated,
+        "tokens": depth.tokens,
+        "input_ids": depth.input_ids,
+        "offsets": depth.offsets,
+        "n_updates": depth.iterations,
+        "remainders": depth.remainders,
         "totals": {
-            "tokens": len(n_updates),
-            "mean_iterations": sum(n_updates) / len(n_updates),
-            "max_iterations": max(n_updates),
-            "updates": sum(n_updates),
+            "tokens": depth.cost.tokens,
+            "mean_iterations": depth.cost.mean_iterations,
+            "max_iterations": max(depth.iterations),
+            "updates": depth.cost.rows,
         },
     }
 
 
-def _print_bars(runner: Runner, texts: list[TokenizedText], batch_size: int) -> None:
+def _print_bars(run: _Run, description: dict, results, summary: bool) -> None:
+    encoder = run.encoder
     out = Printer(sys.stdout)
-    limit = runner.model.config.num_hidden_layers
-    out.line(
-        ("model  ", "bold"),
-        runner.name,
-        " (ships with the package)" if runner.shipped else "",
-        f"; at most {limit} iterations; {runner.choice.name} on {runner.device}, "
-        f"{runner.precision}",
-    )
-    totals = Totals(runner.choice.name == "reference")
-    for batch in running.batches(texts, batch_size):
-        depths = _depths(runner, batch)
-        totals.add(depths)
-        for one in depths:
+    limit = description["rule"]["max_iterations"]
+    for count, (_, one) in enumerate(results):
+        if count == 0:  # a mistake in the first texts comes alone
+            _print_model(out, encoder, description, limit)
+        if not summary:
             _print_text(out, one, limit)
-    summary = totals.as_dict()
-    computed, dense = summary["rows_computed"], summary["rows_dense"]
+    totals = run.totals
+    figures = totals.as_dict()
+    computed, dense = figures["rows_computed"], figures["rows_dense"]
     out.line()
+    if summary:
+        for kind, one in figures["classes"].items():
+            out.line(
+                f"  {kind:<8}{_count(one['tokens'], 'token'):>16}; iterations: "
+                f"mean {one['mean_iterations']:.1f}, max {one['max_iterations']}"
+            )
     out.line(
         ("total  ", "bold"),
         f"{_count(totals.texts, 'text')}, {_count(totals.tokens, 'token')}; "
-        f"iterations: mean {summary['mean_iterations']:.1f}, max {totals.max_iterations}",
+        f"iterations: mean {figures['mean_iterations']:.1f}, max {totals.max_iterations}",
     )
     out.line(
         ("rows   ", "bold"),
         f"{computed} computed of the dense loop's {dense} ({computed / dense:.1%}), "
-        f"{_count(batch_size, 'text')} at most in a batch",
+        f"{_count(run.batch_size, 'text')} at most in a batch",
     )
     if totals.truncated:
         out.line((f"{_count(totals.truncated, 'text')} cut to the model's length", "yellow"))
+    if totals.skipped:
+        out.line((f"{_count(totals.skipped, 'empty text')} left out", "yellow"))
 
 
-def _print_text(out: Printer, depths: TextDepths, limit: int) -> None:
+def _print_model(out: Printer, encoder: TextEncoder, description: dict, limit: int) -> None:
+    model = description["model"]
+    out.line(
+        ("model  ", "bold"),
+        model["name"],
+        " (ships with the package)" if model["shipped"] else "",
+        f"; at most {limit} iterations; {encoder.implementation} on {encoder.device.type}, "
+        f"{running.precision(encoder)}",
+    )
+
+
+def _print_text(out: Printer, depth: TextDepth, limit: int) -> None:
     from rich.cells import cell_len
 
-    text, n_updates = depths.text, depths.n_updates
     out.line()
-    out.line((" ".join(text.source.text.split()), "bold"))
-    column = max(map(cell_len, text.tokens))
-    for token, iterations in zip(text.tokens, n_updates, strict=True):
+    out.line((" ".join(depth.text.split()), "bold"))
+    column = max(map(cell_len, depth.tokens))
+    for token, iterations in zip(depth.tokens, depth.iterations, strict=True):
         pad = " " * (column - cell_len(token))
         length = _BAR_COLUMNS * iterations / limit
         colour = "green" if 3 * iterations <= limit else "yellow"
@@ -212,8 +259,8 @@ def _print_text(out: Printer, depths: TextDepths, limit: int) -> None:
             (bar(length, sys.stdout), "red" if 3 * iterations > 2 * limit else colour),
         )
     out.line(
-        f"  {_count(len(n_updates), 'token')}; iterations: "
-        f"mean {sum(n_updates) / len(n_updates):.1f}, max {max(n_updates)}"
+        f"  {_count(depth.cost.tokens, 'token')}; iterations: "
+        f"mean {depth.cost.mean_iterations:.1f}, max {max(depth.iterations)}"
     )
 
 

@@ -7,9 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
 from albert_act_fast.cli.options import (
@@ -18,8 +15,9 @@ from albert_act_fast.cli.options import (
     DtypeOption,
     ImplementationOption,
     QuantizationOption,
+    ThreadsOption,
 )
-from albert_act_fast.cli.output import print_json
+from albert_act_fast.cli.output import needs_standard_output, print_json
 
 if TYPE_CHECKING:
     from albert_act_fast.glue import Comparison, Task
@@ -55,10 +53,17 @@ def evaluate(
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.FLOAT32,
     quantization: QuantizationOption = None,
+    threads: ThreadsOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     max_length: Annotated[
-        int, typer.Option("--max-length", min=3, help="Longer inputs are cut, as GLUE's practice.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=3,
+            help="Longer inputs are cut, as GLUE's practice.",
+            show_default="128, or the model's own limit",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first rows.")
     ] = None,
@@ -83,6 +88,7 @@ def evaluate(
     that halt elsewhere is reported), and if the model's labels are not the task's. With
     `--task all` what is not run is listed with its reason, and something has to be run.
     """
+    needs_standard_output()
     from albert_act_fast import AlbertActForSequenceClassification
     from albert_act_fast.cli.running import load_for_task
     from albert_act_fast.glue import TASKS, get_task
@@ -94,7 +100,6 @@ def evaluate(
     _require_libraries(data)
     settings = {
         "batch_size": batch_size,
-        "max_length": max_length,
         "labels": None if labels is None else [name.strip() for name in labels.split(",")],
         "limit": limit,
         "skip_malformed": skip_malformed,
@@ -110,7 +115,9 @@ def evaluate(
                 device,
                 dtype,
                 quantization,
+                threads,
             )
+            settings["max_length"] = _max_length(max_length, network)
             rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
         except CommandError as error:
             if task != ALL:
@@ -162,8 +169,25 @@ def _compare(network, tokenizer, task: Task, data: str, implementation, settings
         raise CommandError(one_line(error)) from None
 
 
+def _max_length(asked: int | None, model) -> int:
+    from albert_act_fast.glue.evaluate import MAX_LENGTH
+
+    limit = model.config.max_position_embeddings
+    if asked is None:
+        return min(MAX_LENGTH, limit)
+    if asked > limit:
+        raise CommandError(
+            f"--max-length: got {asked}, expected at most {limit}, the model's "
+            "max_position_embeddings"
+        )
+    return asked
+
+
 @contextmanager
 def _progress(title: str):
+    from rich.console import Console
+    from rich.progress import Progress
+
     with Progress(
         console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
     ) as progress:
@@ -198,45 +222,26 @@ def _document(task: Task, result: Comparison) -> dict:
     }
 
 
+_COLUMNS = {
+    "task": "left",
+    "metric": "left",
+    "base, published": "right",
+    "reference": "right",
+    "engine": "right",
+    "mean depth": "right",
+    "rows": "right",
+    "seconds": "right",
+    "differing": "left",
+}
+
+
 def _print(rows, missing: dict[str, str]) -> None:
-    table = Table()
-    for column, justify in (
-        ("task", "left"),
-        ("metric", "left"),
-        ("base, published", "right"),
-        ("reference", "right"),
-        ("engine", "right"),
-        ("mean depth", "right"),
-        ("rows", "right"),
-        ("seconds", "right"),
-        ("differing", "left"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=True)
-    for task, result in rows:
-        reference, engine = result.reference, result.engine
-        for i, metric in enumerate(task.metrics):
-            shared = [""] * 4
-            if i == 0:
-                shared = [
-                    f"{engine.mean_depth:.2f} of {engine.depth_limit}",
-                    f"{reference.rows_computed} / {engine.rows_computed} "
-                    f"= {reference.rows_computed / engine.rows_computed:.2f}x",
-                    f"{reference.seconds:.2f} / {engine.seconds:.2f} = {result.speedup:.2f}x",
-                    f"{len(result.differing_predictions)} of {reference.examples} predictions, "
-                    f"{result.differing_depths:.2%} of depths",
-                ]
-            table.add_row(
-                task.name if i == 0 else "",
-                _NAMES[metric],
-                f"{task.published[metric]:.1f}",
-                f"{reference.metrics[metric]:.1f}",
-                f"{engine.metrics[metric]:.1f}",
-                *shared,
-            )
+    from rich.console import Console
+
     # A file or a pipe gets whole rows, however wide.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     if rows:
-        console.print(table)
+        _print_table(console, [cells for row in rows for cells in _cells(*row)])
         engine = rows[0][1].engine
         console.print(
             f"engine: {engine.implementation}, "
@@ -246,3 +251,51 @@ def _print(rows, missing: dict[str, str]) -> None:
         )
     for name, reason in missing.items():
         console.print(f"not run: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_table(console, rows: list[list[str]]) -> None:
+    """A table, or, where the terminal is too narrow for it, a block of lines for each row."""
+    from rich.table import Table
+
+    table = Table()
+    for column, justify in _COLUMNS.items():
+        table.add_column(column, justify=justify, no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+        console.print(table)
+        return
+    width = max(map(len, _COLUMNS))
+    for cells in rows:
+        for name, value in zip(_COLUMNS, cells, strict=True):
+            if value:
+                line = f"{name:<{width}}  {value}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print()
+
+
+def _cells(task: Task, result: Comparison) -> list[list[str]]:
+    reference, engine = result.reference, result.engine
+    found = []
+    for i, metric in enumerate(task.metrics):
+        shared = [""] * 4
+        if i == 0:
+            shared = [
+                f"{engine.mean_depth:.2f} of {engine.depth_limit}",
+                f"{reference.rows_computed} / {engine.rows_computed} "
+                f"= {reference.rows_computed / engine.rows_computed:.2f}x",
+                f"{reference.seconds:.2f} / {engine.seconds:.2f} = {result.speedup:.2f}x",
+                f"{len(result.differing_predictions)} of {reference.examples} predictions, "
+                f"{result.differing_depths:.2%} of depths",
+            ]
+        found.append(
+            [
+                task.name if i == 0 else "",
+                _NAMES[metric],
+                f"{task.published[metric]:.1f}",
+                f"{reference.metrics[metric]:.1f}",
+                f"{engine.metrics[metric]:.1f}",
+                *shared,
+            ]
+        )
+    return found

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from albert_act_fast.cli.output import Printer, print_json
+from albert_act_fast.cli.output import Printer, needs_standard_output, print_json
 
 _PACKAGES = (
     "albert_act_fast",
@@ -30,6 +30,7 @@ def info(
 
     For those that are not: the reason.
     """
+    needs_standard_output()
     report = collect()
     if as_json:
         print_json(report)

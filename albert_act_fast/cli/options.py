@@ -1,4 +1,4 @@
-"""The options that `depth` and `encode` share."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -56,13 +56,47 @@ QuantizationOption = Annotated[
     Quantization | None,
     typer.Option("--quantization", help="int8 products in the encoder.", show_default="none"),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads that compute.", show_default="as many as cores"),
+]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Most texts computed at once.")
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Most texts computed at once.",
+        show_default="by their tokens",
+    ),
+]
+FieldOption = Annotated[
+    str | None,
+    typer.Option(
+        "--field", metavar="NAME", help="Column or key of the texts.", show_default="text"
+    ),
 ]
 TruncateOption = Annotated[
     bool,
     typer.Option("--truncate", help="Cut texts that are too long for the model; else an error."),
 ]
 SkipEmptyOption = Annotated[
-    bool, typer.Option("--skip-empty", help="Leave empty lines of a file out; else an error.")
+    bool,
+    typer.Option(
+        "--skip-empty",
+        help="Leave out, and count, lines without a token that the model knows; else an error.",
+    ),
+]
+MaxIterationsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-iterations", min=1, help="Fewer than the model's own.", show_default="the model's"
+    ),
+]
+ActEpsilonOption = Annotated[
+    float | None,
+    typer.Option(
+        "--act-epsilon",
+        help="Another halting threshold, 1 - act_epsilon.",
+        show_default="the model's",
+    ),
 ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 from typing import TextIO
 
-from rich.console import Console
-from rich.text import Text
+from albert_act_fast.cli.errors import FAILURE, CommandError
 
 
 class Printer:
     """Lines on a stream, coloured where it is a terminal, never wrapped, never cut."""
 
     def __init__(self, stream: TextIO):
+        from rich.console import Console
+
         # Told outright, because FORCE_COLOR and the like would colour a file.
         self._console = Console(
             file=stream, force_terminal=stream.isatty(), highlight=False, soft_wrap=True
@@ -22,6 +24,8 @@ class Printer:
 
     def line(self, *parts: str | tuple[str, str]) -> None:
         """Parts are texts or (text, style) pairs; brackets in them are no markup."""
+        from rich.text import Text
+
         self._console.print(Text.assemble(*parts), soft_wrap=True)
 
 
@@ -32,9 +36,24 @@ def print_json(document: dict) -> None:
     sys.stdout.write("\n")
 
 
+def needs_standard_output(what: str = "this command") -> None:
+    """Raises CommandError where it is closed, before any work is done for it."""
+    if sys.stdout is None:
+        raise CommandError(f"standard output is closed, expected a place for {what}", FAILURE)
+
+
+def print_json_line(document: dict) -> None:
+    """One JSON object on a line of stdout."""
+    readable = _encodes(sys.stdout, "▁")
+    line = json.dumps(_finite(document), ensure_ascii=not readable, allow_nan=False)
+    sys.stdout.write(line + "\n")
+
+
 def notice(message: str) -> None:
     """A line on stderr, so that stdout holds the results alone."""
-    print(f"albert-act-fast: {message}", file=sys.stderr)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"albert-act-fast: {message}", file=sys.stderr)
 
 
 def bar(length: float, stream: TextIO) -> str:

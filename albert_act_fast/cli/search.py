@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from albert_act_fast.cli import options
+from albert_act_fast.cli import options, running
 from albert_act_fast.cli.errors import CommandError, one_line
 from albert_act_fast.cli.output import Printer, allow_any_character, print_json
 from albert_act_fast.cli.texts import texts_of_arguments, texts_of_file
@@ -34,22 +34,11 @@ def search(
     """
     (wanted,) = list(texts_of_arguments([query]))
     sources = list(texts_of_file("FILE", file, skip_empty=True))
-    import torch
-
-    from albert_act_fast import TextEncoder
-    from albert_act_fast.text import TextError
-
-    try:
-        encoder = TextEncoder.from_pretrained(
-            model,
-            dtype=getattr(torch, dtype.value),
-            quantization=quantization.value if quantization else None,
-            implementation=implementation,
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"--model: got {model!r}: {one_line(error)}") from None
+    encoder = running.load(model, implementation, None, dtype, quantization)
     # Lines and query are pooled alike, so that which pooling it is is the model's affair.
     how = {"pooling": pooling_of(model), "normalize": True, "chunk": True}
+    from albert_act_fast import TextError
+
     try:
         asked = encoder.encode(wanted.text, **how)
         lines = encoder.encode([source.text for source in sources], **how)

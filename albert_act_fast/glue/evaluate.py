@@ -274,6 +274,7 @@ class _Run:
 
     def result(self, task: Task, name: str, model, classes, truth) -> Evaluation:
         logits = torch.stack(self.logits)
+        _refuse_not_finite(logits, name)
         if task.is_regression:
             predictions = logits.squeeze(-1).tolist()
         else:
@@ -296,6 +297,17 @@ class _Run:
             predictions=predictions,
             logits=logits,
             n_updates=self.n_updates,
+        )
+
+
+def _refuse_not_finite(logits: Tensor, implementation: str) -> None:
+    """Of numbers that are none a score would still be computed."""
+    bad = (~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"logits: implementation {implementation!r} gives values that are not finite for "
+            f"{len(bad)} of {len(logits)} examples, the first is example {bad[0]}, expected "
+            "numbers (is the checkpoint damaged? does float32 help?)."
         )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from albert_act_fast import implementations
 from albert_act_fast.text import loading, pipeline
 from albert_act_fast.text.compute import POOLINGS, FrozenModel, PackedBatch, encode_packed
 from albert_act_fast.text.errors import TextError
@@ -72,8 +71,15 @@ class TextEncoder(TextTasks):
                 f"model: got {type(model).__name__}, expected one of albert_act_fast's models "
                 "(albert_act_fast.accelerate takes over one of the published package)."
             )
-        settings = (device, dtype, quantization, implementation)
-        self._set_up(copy.deepcopy(model), tokenizer, frozenset(), *settings)
+        self._set_up(
+            copy.deepcopy(model),
+            tokenizer,
+            frozenset(),
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            implementation=implementation,
+        )
 
     @classmethod
     def from_pretrained(
@@ -94,16 +100,25 @@ class TextEncoder(TextTasks):
         Raises:
             OSError, ValueError: it cannot be loaded or is no ALBERT-ACT model.
         """
-        loaded = loading.load(name)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls._of_loaded(
+            loading.load(name),
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            implementation=implementation,
+        )
+
+    @classmethod
+    def _of_loaded(cls, loaded: loading.LoadedModel, **settings) -> TextEncoder:
+        """Of a model that nobody else holds."""
         self = cls.__new__(cls)
-        settings = (device, dtype, quantization, implementation)
-        self._set_up(loaded.model, loaded.tokenizer, loaded.missing, *settings)
+        self._set_up(loaded.model, loaded.tokenizer, loaded.missing, **settings)
         return self
 
     def _set_up(
-        self, model, tokenizer, missing, device, dtype, quantization, implementation
+        self, model, tokenizer, missing, *, device, dtype, quantization, implementation
     ) -> None:
         entries = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > entries:
@@ -116,9 +131,10 @@ class TextEncoder(TextTasks):
         model = model.to(device=device, dtype=dtype)
         self._missing = missing
         config = model.config
-        chosen = implementations.choose(
-            implementation, config.implementation, device=model.device, dtype=model.dtype
-        )
+        bare = self._bare(model)
+        # Frozen and in inference: what is chosen now is what every call would choose.
+        model.eval().requires_grad_(False)
+        chosen = bare._choose(implementation, bare._inspect(), model.device)
         if config.quantization is not None and chosen.name not in ("cpp", "reference"):
             raise ValueError(
                 f"quantization: got {config.quantization!r}, which only implementation 'cpp' "
@@ -310,9 +326,30 @@ class TextEncoder(TextTasks):
             TextError: with `errors="raise"`.
             ValueError, TypeError: an argument is not what it should be, at once.
         """
-        _one_of("pooling", pooling, POOLINGS)
         if isinstance(sentences, str):
             raise TypeError("sentences: got a string, expected an iterable of strings.")
+        return self._embeddings(
+            sentences,
+            self._settings(batch_tokens, batch_size, errors, ordered, window, tokenizer_threads),
+            self._options(False, truncation, chunk, chunk_overlap),
+            pooling=pooling,
+            normalize=normalize,
+            max_iterations=max_iterations,
+            act_epsilon=act_epsilon,
+        )
+
+    def _embeddings(
+        self,
+        sentences: Iterable[str],
+        settings: pipeline.Settings,
+        options: TokenizeOptions,
+        *,
+        pooling: str,
+        normalize: bool,
+        max_iterations: int | None,
+        act_epsilon: float | None,
+    ) -> Iterator[TextEmbedding | TextError]:
+        _one_of("pooling", pooling, POOLINGS)
         bare = self._bare(self._frozen.model)
         if pooling == "pooler" and (bare.pooler is None or self._lacks("pooler.")):
             raise ValueError(
@@ -344,10 +381,6 @@ class TextEncoder(TextTasks):
             cost = _cost(windows, sum(p[1] for p in parts))
             return TextEmbedding(windows[0].index, windows[0].text, embedding, cost, rule)
 
-        options = self._options(False, truncation, chunk, chunk_overlap)
-        settings = self._settings(
-            batch_tokens, batch_size, errors, ordered, window, tokenizer_threads
-        )
         return self._run(sentences, options, compute, finish, settings)
 
     def __call__(
@@ -397,6 +430,7 @@ class TextEncoder(TextTasks):
         ordered=True,
         window=WINDOW_TEXTS,
         tokenizer_threads=1,
+        **internal,
     ) -> pipeline.Settings:
         _one_of("errors", errors, ("raise", "collect"))
         if batch_tokens is None:
@@ -409,6 +443,7 @@ class TextEncoder(TextTasks):
         ):
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name}: got {value!r}, expected a whole number from 1.")
+        internal.setdefault("stops", lambda error: errors == "raise")
         return pipeline.Settings(
             batch_tokens=batch_tokens,
             batch_texts=batch_size,
@@ -416,7 +451,7 @@ class TextEncoder(TextTasks):
             window_tokens=_WINDOW_BATCHES * batch_tokens,
             tokenizer_threads=tokenizer_threads,
             ordered=ordered,
-            errors=errors,
+            **internal,
         )
 
     def _not_finite(self, text: TokenizedText) -> TextError:

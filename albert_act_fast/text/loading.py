@@ -34,10 +34,11 @@ def source_of(name: str | os.PathLike) -> str:
     return name
 
 
-def load(name: str | os.PathLike) -> LoadedModel:
+def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedModel:
     """
     Args:
         name: a folder, a hub name, or the name of a shipped model.
+        model_class: default, the one it was saved from, if that is one of this package's.
 
     Raises:
         OSError, ValueError: it cannot be loaded, or is not ALBERT-ACT.
@@ -51,10 +52,24 @@ def load(name: str | os.PathLike) -> LoadedModel:
         config = AlbertActConfig.from_pretrained(source)
         architectures = config.architectures or []
         known = [a for a in architectures if a in _model_classes()]
-        model_class = getattr(albert_act_fast, known[0] if known else "AlbertActModel")
-        model, info = model_class.from_pretrained(source, output_loading_info=True)
+        if model_class is None:
+            model_class = getattr(albert_act_fast, known[0] if known else "AlbertActModel")
+        # Mismatches are looked at here: transformers points to a report that nobody sees.
+        model, info = model_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        _refuse_mismatches(info.get("mismatched_keys", ()))
         tokenizer = load_tokenizer(source)
     return LoadedModel(model, tokenizer, frozenset(info["missing_keys"]))
+
+
+def _refuse_mismatches(mismatched) -> None:
+    if mismatched:
+        shown = [
+            f"{key}: {tuple(saved)}, but its config.json says {tuple(wanted)}"
+            for key, saved, wanted in sorted(mismatched)
+        ]
+        raise ValueError(f"weights of another shape than the configuration's: {'; '.join(shown)}")
 
 
 def untrained_head(missing: frozenset[str]) -> list[str]:

@@ -30,7 +30,10 @@ Finish = Callable[[Windows, list[Any]], Any]
 @dataclass(frozen=True)
 class Settings:
     """window_texts, window_tokens: texts that are held, and sorted by length, at once; at least
-    one block. batch_tokens, batch_texts: most in one batch, but always one window."""
+    one block; where a window ends depends on the texts alone. batch_tokens, batch_texts: most in
+    one batch, but always one window. stops: which failures end the stream, after the results of
+    what precedes them, or, with `fail_first`, before the window that holds them is computed.
+    on_window: called when all results of a window were taken."""
 
     batch_tokens: int
     batch_texts: int | None = None
@@ -38,7 +41,9 @@ class Settings:
     window_tokens: int = 1 << 16
     tokenizer_threads: int = 1
     ordered: bool = True
-    errors: str = "raise"
+    stops: Callable[[TextError], bool] = lambda error: True
+    fail_first: bool = False
+    on_window: Callable[[], None] | None = None
 
 
 def run(
@@ -48,15 +53,15 @@ def run(
     finish: Finish,
     settings: Settings,
 ) -> Iterator[Any]:
-    """A result of `finish` for each text; in the place of one that failed, with
-    `errors="collect"`, its TextError.
+    """A result of `finish` for each text; in the place of one that failed its TextError, unless
+    that stops.
 
     The texts are read, and the model runs, in the caller's thread; closing the iterator ends the
-    threads. With `errors="raise"` what precedes the first text that failed comes first; so does
-    all that was read before the texts' own iterator raised.
+    threads. What precedes the first text that stops comes first; so does all that was read before
+    the texts' own iterator raised.
 
     Raises:
-        TextError: a text failed, and `errors` is "raise".
+        TextError: a text failed, and that stops.
     """
     reader = _Reader(texts)
     blocks: deque[Future] = deque()
@@ -80,6 +85,8 @@ def run(
             if not window:
                 break
             yield from _window(window, compute, finish, settings)
+            if settings.on_window is not None:
+                settings.on_window()
         if reader.failure is not None:
             raise reader.failure
     finally:
@@ -115,11 +122,14 @@ class _Reader:
 
 
 def _window(window, compute: Compute, finish: Finish, settings: Settings) -> Iterator[Any]:
-    stop = settings.errors == "raise"
-    if stop:
-        # What follows the first failure is not computed.
-        failed = (i for i, item in enumerate(window) if isinstance(item, TextError))
-        window = window[: next(failed, len(window)) + 1]
+    def stops(item) -> bool:
+        return isinstance(item, TextError) and settings.stops(item)
+
+    # What follows the first failure is not computed.
+    failed = next((i for i, item in enumerate(window) if stops(item)), len(window))
+    if failed < len(window) and settings.fail_first:
+        raise window[failed]
+    window = window[: failed + 1]
     done: dict[int, Any] = {}
     parts: dict[int, list] = {}
     turn = 0
@@ -139,16 +149,16 @@ def _window(window, compute: Compute, finish: Finish, settings: Settings) -> Ite
             del parts[place]
         if not settings.ordered:
             for place in sorted(done):
-                if not (stop and isinstance(done[place], TextError)):
+                if not stops(done[place]):
                     yield done.pop(place)
         while settings.ordered and turn in done:
             result = done.pop(turn)
             turn += 1
-            if isinstance(result, TextError) and stop:
+            if stops(result):
                 raise result
             yield result
     for place in sorted(done):
-        if isinstance(done[place], TextError) and stop:
+        if stops(done[place]):
             raise done[place]
         yield done[place]
 

@@ -86,6 +86,17 @@ class TextTokenizer:
         """The tokens of ids, as the vocabulary writes them."""
         return self.tokenizer.convert_ids_to_tokens(input_ids)
 
+    @property
+    def room(self) -> int:
+        """Most tokens of its own that a text may have."""
+        return self._room
+
+    def offsets_of(self, texts: list[str]) -> list[list[tuple[int, int]] | None]:
+        """Character ranges of each text's own tokens, however many; None if there are none."""
+        return [
+            self._split_long(text, TokenizeOptions(offsets=True, chunk=True))[1] for text in texts
+        ]
+
     def own_places(self, text: TokenizedText) -> range:
         """Where the text's own tokens stand among its ids."""
         return range(len(self._before), len(self._before) + text.text_tokens)

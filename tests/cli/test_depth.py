@@ -57,6 +57,7 @@ def test_json_document(document, checkpoint):
     found = document(TEXTS[0], "--implementation", "torch")
     assert set(found) == {
         "model",
+        "rule",
         "implementation",
         "device",
         "dtype",
@@ -103,8 +104,12 @@ def test_rows_against_the_dense_loop(document):
     computed = sum(map(sum, depths))
     assert computed < dense
     tokens = sum(map(len, depths))
+    classes = found["totals"].pop("classes")
+    assert set(classes) == {"[CLS]", "[SEP]", "text"}
+    assert sum(one["tokens"] for one in classes.values()) == tokens
     assert found["totals"] == {
         "texts": 3,
+        "skipped": 0,
         "tokens": tokens,
         "mean_iterations": computed / tokens,
         "max_iterations": max(map(max, depths)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from support.models import random_config
 
 from albert_act_fast import AlbertActForTokenClassification, AlbertActModel
-from albert_act_fast.cli.running import Runner
+from albert_act_fast.text import encoder as text_encoder
 from albert_act_fast.tokenizer import load_tokenizer
 
 # Not in the order of their lengths, the longest neither first nor last.
@@ -133,17 +134,27 @@ def test_existing_output_is_kept(encode, error, checkpoint, texts, tmp_path):
     assert np.load(output).shape == (6, 48)
 
 
-def test_output_that_appears_meanwhile_is_kept(error, checkpoint, texts, tmp_path, monkeypatch):
+def test_output_that_appears_meanwhile_is_kept(
+    command, error, checkpoint, texts, tmp_path, monkeypatch
+):
     output = tmp_path / "x.npy"
-    run = Runner.run
+    compute = text_encoder.encode_packed
 
-    def and_someone_else_writes(self, batch):
+    def and_someone_else_writes(*args, **kwargs):
         output.write_bytes(b"precious")
-        return run(self, batch)
+        return compute(*args, **kwargs)
 
-    monkeypatch.setattr(Runner, "run", and_someone_else_writes)
-    assert "which exists" in error("encode", texts, "--output", output, "--model", checkpoint)
+    monkeypatch.setattr(text_encoder, "encode_packed", and_someone_else_writes)
+    args = ["encode", texts, "--output", output, "--model", checkpoint]
+    message = error(*args)
+    assert "which exists" in message
     assert output.read_bytes() == b"precious"
+    # Nor is what was computed lost.
+    kept = f"6 texts are done and kept in {output}.part: the same command with --resume goes on"
+    assert message.endswith(kept)
+    monkeypatch.undo()
+    assert command(*args, "--resume", "--force").exit_code == 0
+    assert np.load(output).shape == (6, 48)
     assert sorted(os.listdir(tmp_path)) == ["texts.txt", "x.npy"]
 
 
@@ -168,25 +179,22 @@ def test_failure_leaves_nothing_half_written(
     command, checkpoint, texts, tmp_path, monkeypatch, failure
 ):
     calls = []
-    run = Runner.run
+    compute = text_encoder.encode_packed
 
-    def fail_second(self, batch):
-        calls.append(batch)
-        if len(calls) == 2:
-            assert len(os.listdir(tmp_path)) == 2, "the partial file is made before the work"
-            monkeypatch.setattr(self.model, "forward", raise_failure)
-        return run(self, batch)
+    def fail_second(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 1:
+            assert "x.npy.part" in os.listdir(tmp_path), "it is made before the work"
+            raise failure
+        return compute(*args, **kwargs)
 
-    def raise_failure(**kwargs):
-        raise failure
-
-    monkeypatch.setattr(Runner, "run", fail_second)
+    monkeypatch.setattr(text_encoder, "encode_packed", fail_second)
     output = tmp_path / "x.npy"
     args = ["--output", output, "--batch-size", 2, "--model", checkpoint]
     result = command("encode", texts, *args)
     assert result.exit_code == {KeyboardInterrupt: 130, MemoryError: 1}[failure]
     if failure is MemoryError:
-        assert "out of memory with 2 texts" in result.stderr
+        assert re.search(r"line \d of .*: out of memory with this one text", result.stderr)
         assert "--batch-size" in result.stderr
     assert os.listdir(tmp_path) == ["texts.txt"]
 
@@ -209,4 +217,4 @@ def test_pooler_of_a_model_without_one(error, texts, tmp_path):
     AlbertActForTokenClassification(config).save_pretrained(tmp_path / "model")
     args = ["--output", tmp_path / "x.npy", "--model", tmp_path / "model", "--pooling", "pooler"]
     message = error("encode", texts, *args)
-    assert message.startswith("--pooling: got 'pooler', expected cls or mean")
+    assert message.startswith("--pooling: got 'pooler', expected 'mean' or 'cls'")

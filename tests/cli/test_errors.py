@@ -10,15 +10,13 @@ import pytest
 import torch
 from support.models import random_model
 
-from albert_act_fast.cli import running
+from albert_act_fast.text import loading
 
 
 @pytest.fixture
 def no_model(monkeypatch):
     """Fails the test when a model is loaded: the mistake has to be found before that."""
-    monkeypatch.setattr(
-        running, "_from_pretrained", lambda *args: pytest.fail("the model was loaded")
-    )
+    monkeypatch.setattr(loading, "load", lambda *args: pytest.fail("the model was loaded"))
 
 
 @pytest.mark.parametrize(
