@@ -24,7 +24,7 @@ def shipped_model(name: str = DEFAULT_MODEL) -> Path:
     Args:
         name: "sentence", a sentence encoder (`AlbertActModel`; the mean of the token states is the
             embedding), or "sst2", sentiment of English sentences
-            (`AlbertActForSequenceClassification`), fine-tuned from it.
+            (`AlbertActForSequenceClassification`), an older and smaller model.
 
     Raises:
         ValueError: there is no such model; the message lists those there are.

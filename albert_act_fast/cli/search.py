@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -61,8 +62,6 @@ def search(
 
 def pooling_of(model: str) -> str:
     """What the model's folder says, else the mean."""
-    import os
-
     from albert_act_fast.shipped import pooling, shipped_model, shipped_models
 
     if model in shipped_models() and not os.path.exists(model):

@@ -92,7 +92,8 @@ def test_together_they_take_at_most_20_megabytes_of_the_wheel(tmp_path):
 def test_folder_is_complete(name):
     files = {file.name for file in shipped_model(name).iterdir()}
     wanted = {"README.md", "config.json", "model.safetensors", "training_log.jsonl"}
-    assert wanted | {"tokenizer.json", "tokenizer_config.json"} <= files
+    assert wanted | {"tokenizer_config.json"} <= files
+    assert {"tokenizer.json", "spiece.model"} & files
     assert not {file for file in files if file.startswith("checkpoint")}
     assert "license: apache-2.0" in card(name)
     with safe_open(shipped_model(name) / "model.safetensors", "pt") as weights:
