@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         AlbertActForTokenClassification,
         AlbertActModel,
         AlbertActPreTrainedModel,
+        act_loss,
     )
     from albert_act_fast.shipped import shipped_model
     from albert_act_fast.text import TextEncoder, TextError
@@ -41,6 +42,7 @@ __all__ = [
     "TextError",
     "__version__",
     "accelerate",
+    "act_loss",
     "restore",
     "shipped_model",
     "use_implementation",

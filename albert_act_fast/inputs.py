@@ -34,10 +34,18 @@ class GivenInputs:
     head_mask: Tensor | None = None
     inputs_embeds: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name}: got a {type(value).__name__}, expected a torch.Tensor "
+                    f"(torch.as_tensor makes one of it)."
+                )
+
     def device(self, default: torch.device) -> torch.device:
         """Of the ids or embeddings; `default` where there are none."""
         source = self.input_ids if self.input_ids is not None else self.inputs_embeds
-        return getattr(source, "device", default)
+        return default if source is None else source.device
 
 
 # Arguments that tokenizers and tools pass along, and that have no meaning for this model.
@@ -79,12 +87,6 @@ def check_inputs(
     Raises:
         ValueError, TypeError: naming the argument, what was given and what was expected.
     """
-    for name, value in vars(given).items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name}: got a {type(value).__name__}, expected a torch.Tensor "
-                f"(torch.as_tensor makes one of it)."
-            )
     input_ids, attention_mask = given.input_ids, given.attention_mask
     token_type_ids, position_ids = given.token_type_ids, given.position_ids
     head_mask, inputs_embeds = given.head_mask, given.inputs_embeds
@@ -171,6 +173,8 @@ def _expand_head_mask(head_mask: Tensor, config: AlbertActConfig) -> Tensor:
 
 
 def _check_mask(mask: Tensor) -> None:
+    if not (mask.is_floating_point() or mask.is_complex()):
+        mask = mask.to(torch.int64)  # PyTorch finds no extremes of unsigned integers
     low, high = (x.item() for x in mask.aminmax())
     only = low >= 0 and high <= 1
     if only and mask.is_floating_point():
@@ -215,11 +219,6 @@ def _position_limit(config: AlbertActConfig, embeddings: nn.Module, encoder: nn.
     else:
         rows, what = table_size(attention.distance_embedding), "distance embeddings"
         rows = None if rows is None else (rows + 1) // 2
-        if rows is not None and attention.max_position_embeddings != rows:
-            raise ValueError(
-                f"attention.max_position_embeddings: got {attention.max_position_embeddings}, "
-                f"expected {rows}, as the table of distances has."
-            )
     if rows is not None and limit > rows:
         raise ValueError(
             f"max_position_embeddings: got {limit}, but the model's {what} were made for {rows}."

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # The shipped model that runs where none is named.
-DEFAULT_MODEL = "mlm"
+DEFAULT_MODEL = "sentence"
 
 _ADVICE = {
     "too long": "--truncate cuts texts that are longer",

@@ -50,6 +50,9 @@ def why_not(call: Call) -> str | None:
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
             return f"{name} is {tensor.dtype}, not {dtype} as query.weight"
+    most = native.library.MAX_INT8_INPUTS
+    if call.int8 and max(t.size(1) for t in tensors.values() if t.dim() == 2) > most:
+        return f"an int8 product has more than {most} inputs"
     # bfloat16 rows are read two numbers at a time, unless oneDNN reads them.
     if dtype == torch.bfloat16 and not _has_onednn(dtype):
         for name, tensor in tensors.items():
@@ -115,15 +118,8 @@ def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
 
 
 def _engine(weights: LayerWeights, int8: bool):
-    """weights: contiguous."""
-    settings = ("key_distances", "attention_eps", "output_eps", "heads", "activation")
-    pairs = ("key", "value", "query", "dense", "ffn", "ffn_output")
-    pairs += ("attention_norm", "output_norm", "halting", "distance_embedding")
-    return native.library.Engine(
-        **{name: getattr(weights, name) for name in (*pairs, *settings)},
-        int8=int8,
-        library=_has_onednn(weights.query[0].dtype),
-    )
+    library = _has_onednn(weights.query[0].dtype)
+    return native.library.Engine(weights, int8=int8, library=library)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from albert_act_fast.modeling.heads import (
     AlbertActForQuestionAnswering,
     AlbertActForSequenceClassification,
     AlbertActForTokenClassification,
+    act_loss,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "AlbertActForTokenClassification",
     "AlbertActModel",
     "AlbertActPreTrainedModel",
+    "act_loss",
 ]

@@ -10,7 +10,7 @@ from transformers.models.albert.modeling_albert import AlbertMLMHead, AlbertSOPH
 from transformers.utils import logging
 
 from albert_act_fast.configuration import AlbertActConfig
-from albert_act_fast.inputs import refuse_unknown
+from albert_act_fast.inputs import GivenInputs, refuse_unknown
 from albert_act_fast.modeling.base import AlbertActModel, AlbertActPreTrainedModel
 from albert_act_fast.outputs import (
     AlbertActForPreTrainingOutput,
@@ -73,8 +73,8 @@ class _TaskModel(AlbertActPreTrainedModel):
             logger.warning_once(
                 f"{type(self).__name__}: act_tau={tau} is set, but no labels were given, so that "
                 "there is no loss to add the ponder cost to; a loss computed elsewhere (label "
-                "smoothing of the Trainer, for one) is without it: add `act_loss(output."
-                "ponder_cost, tau)` there."
+                "smoothing of the Trainer, for one) is without it: add "
+                "albert_act_fast.act_loss(output.ponder_cost, tau) there."
             )
         if loss is not None and tau is not None:
             loss = loss + act_loss(encoded.ponder_cost, tau)
@@ -374,6 +374,7 @@ class AlbertActForMultipleChoice(_LabelledModel):
         self.post_init()
 
     def _run(self, given, options, labels, act_tau, return_dict, unknown=None):
+        GivenInputs(*given)  # raises unless all are tensors
         choices, flat = None, []
         for (name, dimensions), tensor in zip(_CHOICE_INPUTS.items(), given, strict=True):
             if tensor is not None and dimensions is not None:

@@ -93,7 +93,7 @@ class TextEncoder(TextTasks):
     ) -> TextEncoder:
         """
         Args:
-            name: a folder, a hub name, or the name of a model that ships ("mlm", "sst2").
+            name: a folder, a hub name, or the name of a model that ships ("sentence", "sst2").
             device: default, the GPU if there is one, else the CPU.
             dtype, quantization, implementation: as in the constructor.
 

@@ -6,12 +6,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "../cpu/kernels.h"
+#include "check.h"
 #include "dtypes.h"
 
 namespace albert_act_fast::binding {
@@ -30,12 +31,12 @@ class Arguments {
     Matrix<T> matrix(const char* name, const Tensor& tensor, int64_t rows, int64_t columns) const {
         using Element = std::remove_const_t<T>;
         check_type<Element>(name, tensor);
-        STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns,
-                        op_, ": ", name, " has shape ", shape(tensor), ", expected (", rows, ", ",
-                        columns, ").");
-        STD_TORCH_CHECK(columns < 2 || rows == 0 || tensor.stride(1) == 1, op_, ": ", name,
-                        " has column stride ", tensor.stride(1), ", expected 1.");
-        return {data<T>(tensor), tensor.stride(0)};
+        AAF_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns, op_,
+                  ": ", name, " has shape ", shape(tensor), ", expected (", rows, ", ", columns,
+                  ").");
+        AAF_CHECK(columns < 2 || rows == 0 || tensor.stride(1) == 1, op_, ": ", name,
+                  " has column stride ", tensor.stride(1), ", expected 1.");
+        return {data<T>(name, tensor), tensor.stride(0)};
     }
 
     // Without data where there is none.
@@ -50,11 +51,11 @@ class Arguments {
     T* vector(const char* name, const Tensor& tensor, int64_t count) const {
         using Element = std::remove_const_t<T>;
         check_type<Element>(name, tensor);
-        STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == count, op_, ": ", name,
-                        " has shape ", shape(tensor), ", expected (", count, ",).");
-        STD_TORCH_CHECK(count < 2 || tensor.stride(0) == 1, op_, ": ", name, " has stride ",
-                        tensor.stride(0), ", expected 1.");
-        return data<T>(tensor);
+        AAF_CHECK(tensor.dim() == 1 && tensor.size(0) == count, op_, ": ", name, " has shape ",
+                  shape(tensor), ", expected (", count, ",).");
+        AAF_CHECK(count < 2 || tensor.stride(0) == 1, op_, ": ", name, " has stride ",
+                  tensor.stride(0), ", expected 1.");
+        return data<T>(name, tensor);
     }
 
     template <class T>
@@ -64,34 +65,54 @@ class Arguments {
                 vector<const T>("ln_bias", bias, width), eps};
     }
 
+    // Rows and columns of a matrix of any size.
+    std::pair<int64_t, int64_t> sizes(const char* name, const Tensor& tensor) const {
+        AAF_CHECK(tensor.dim() == 2, op_, ": ", name, " has shape ", shape(tensor),
+                  ", expected a matrix.");
+        return {tensor.size(0), tensor.size(1)};
+    }
+    int64_t length(const char* name, const Tensor& tensor) const {
+        AAF_CHECK(tensor.dim() == 1, op_, ": ", name, " has shape ", shape(tensor),
+                  ", expected a vector.");
+        return tensor.size(0);
+    }
+
+    // How many sequences the offsets are of.
+    int64_t sequences(const char* name, const Tensor& offsets) const {
+        const int64_t count = length(name, offsets);
+        AAF_CHECK(count >= 1, op_, ": ", name, " has shape (0,), expected (sequences + 1,).");
+        return count - 1;
+    }
+
     // Every index of `count` lies in a table of `rows`.
     void check_range(const char* name, const int64_t* index, int64_t count, int64_t rows) const {
         for (int64_t i = 0; i < count; ++i)
-            STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op_, ": ", name, "[", i, "] is ",
-                            index[i], ", expected 0 to ", rows - 1, ".");
+            AAF_CHECK(index[i] >= 0 && index[i] < rows, op_, ": ", name, "[", i, "] is ", index[i],
+                      ", expected 0 to ", rows - 1, ".");
     }
 
   private:
     template <class Element>
     void check_type(const char* name, const Tensor& tensor) const {
-        STD_TORCH_CHECK(!on_cpu_ || tensor.is_cpu(), op_, ": ", name, " is not a CPU tensor.");
-        STD_TORCH_CHECK(on_cpu_ || (tensor.is_cuda() && tensor.get_device_index() == device_index_),
-                        op_, ": ", name, " is not on cuda:", device_index_,
-                        ", where the operator's rows are.");
-        STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<Element>, op_, ": ", name,
-                        " has another dtype than the operator's rows or int64 for indices.");
+        AAF_CHECK(!on_cpu_ || tensor.is_cpu(), op_, ": ", name, " is not a CPU tensor.");
+        AAF_CHECK(on_cpu_ || (tensor.is_cuda() && tensor.get_device_index() == device_index_), op_,
+                  ": ", name, " is not on cuda:", device_index_,
+                  ", where the operator's rows are.");
+        AAF_CHECK(tensor.scalar_type() == kScalarType<Element>, op_, ": ", name,
+                  " has another dtype than the operator's rows or int64 for indices.");
     }
 
     template <class T>
-    static T* data(const Tensor& tensor) {
-        return static_cast<T*>(tensor.data_ptr());
+    T* data(const char* name, const Tensor& tensor) const {
+        auto* data = static_cast<T*>(tensor.data_ptr());
+        AAF_CHECK(data != nullptr || tensor.numel() == 0, op_, ": ", name, " has no memory.");
+        return data;
     }
 
     static std::string shape(const Tensor& tensor) {
-        std::string text = "(";
-        for (int64_t i = 0; i < tensor.dim(); ++i)
-            text += (i ? ", " : "") + std::to_string(tensor.size(i));
-        return text + ")";
+        std::vector<int64_t> sizes;
+        for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+        return text(sizes);
     }
 
     const char* op_;
@@ -112,7 +133,7 @@ void for_dtype(const char* op, const Tensor& tensor, const F& f) {
         case ScalarType::Half:
             return f(Half());
         default:
-            STD_TORCH_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 rows.");
+            AAF_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 rows.");
     }
 }
 

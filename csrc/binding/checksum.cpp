@@ -10,21 +10,24 @@ namespace {
 
 // int64 [tensors]: of each contiguous tensor a checksum of all its bytes.
 Tensor checksum(std::vector<Tensor> tensors) {
-    STD_TORCH_CHECK(!tensors.empty(), "checksum: got no tensor, expected at least one.");
+    AAF_CHECK(!tensors.empty(), "checksum: got no tensor, expected at least one.");
     Tensor result =
         torch::stable::new_empty(tensors[0], {int64_t(tensors.size())}, ScalarType::Long);
     for (size_t i = 0; i < tensors.size(); ++i) {
-        STD_TORCH_CHECK(tensors[i].is_contiguous() && tensors[i].is_cpu(),
-                        "checksum: expected contiguous CPU tensors.");
+        AAF_CHECK(tensors[i].is_contiguous() && tensors[i].is_cpu(),
+                  "checksum: expected contiguous CPU tensors.");
         const auto* data = static_cast<const unsigned char*>(tensors[i].data_ptr());
         const int64_t bytes = tensors[i].numel() * int64_t(tensors[i].element_size());
         std::atomic<uint64_t> sum{uint64_t(bytes)};
         torch::stable::parallel_for(0, bytes / 8, 1 << 16, [&](int64_t begin, int64_t end) {
-            sum += cpu::checksum(data, begin, end - begin);
+            sum += cpu::checksum(data + 8 * begin, begin, end - begin);
         });
-        uint64_t tail = 0;
-        memcpy(&tail, data + bytes / 8 * 8, size_t(bytes % 8));
-        static_cast<int64_t*>(result.data_ptr())[i] = int64_t(sum + cpu::checksum(&tail, 0, 1));
+        if (bytes % 8 != 0) {
+            uint64_t tail = 0;
+            memcpy(&tail, data + bytes / 8 * 8, size_t(bytes % 8));
+            sum += cpu::checksum(&tail, bytes / 8, 1);
+        }
+        static_cast<int64_t*>(result.data_ptr())[i] = int64_t(sum.load());
     }
     return result;
 }

@@ -10,11 +10,11 @@ namespace {
 // The last of the sequence offsets says how many rows are live, at most `rows`.
 int64_t check_offsets(const char* op, const char* name, const int64_t* offsets, int64_t sequences,
                       int64_t rows) {
-    STD_TORCH_CHECK(offsets[0] == 0, op, ": ", name, "[0] is ", offsets[0], ", expected 0.");
+    AAF_CHECK(offsets[0] == 0, op, ": ", name, "[0] is ", offsets[0], ", expected 0.");
     for (int64_t b = 0; b < sequences; ++b)
-        STD_TORCH_CHECK(offsets[b] <= offsets[b + 1], op, ": ", name, " must not fall.");
-    STD_TORCH_CHECK(offsets[sequences] <= rows, op, ": ", name, " ends at ", offsets[sequences],
-                    ", expected at most ", rows, " rows.");
+        AAF_CHECK(offsets[b] <= offsets[b + 1], op, ": ", name, " must not fall.");
+    AAF_CHECK(offsets[sequences] <= rows, op, ": ", name, " ends at ", offsets[sequences],
+              ", expected at most ", rows, " rows.");
     return offsets[sequences];
 }
 
@@ -32,13 +32,15 @@ void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, 
     for_dtype("embed_tokens", word, [&](auto element) {
         using T = decltype(element);
         const Arguments check("embed_tokens");
-        const int64_t tokens = token_ids.size(0), width = word.size(1);
+        const int64_t tokens = check.length("token_ids", token_ids);
+        const auto [words, width] = check.sizes("word", word);
+        const int64_t types = check.sizes("token_type", token_type).first;
         cpu::EmbedTokens<T> args{
             check.vector<const int64_t>("token_ids", token_ids, tokens),
             check.vector<const int64_t>("token_type_ids", token_type_ids, tokens),
             check.vector<const int64_t>("position_ids", position_ids, tokens),
-            check.matrix<const T>("word", word, word.size(0), width),
-            check.matrix<const T>("token_type", token_type, token_type.size(0), width),
+            check.matrix<const T>("word", word, words, width),
+            check.matrix<const T>("token_type", token_type, types, width),
             {nullptr, 0},
             check.norm<T>(ln_weight, ln_bias, eps, width),
             check.matrix<T>("out", out, tokens, width),
@@ -47,8 +49,10 @@ void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, 
         check.check_range("token_ids", args.token_ids, live, word.size(0));
         check.check_range("token_type_ids", args.token_type_ids, live, token_type.size(0));
         if (position.has_value()) {
-            args.position = check.matrix<const T>("position", *position, position->size(0), width);
-            check.check_range("position_ids", args.position_ids, live, position->size(0));
+            args.position = check.matrix<const T>("position", *position,
+                                                  check.sizes("position", *position).first, width);
+            check.check_range("position_ids", args.position_ids, live,
+                              check.sizes("position", *position).first);
         }
         for_rows(live, [&](int64_t begin, int64_t end) {
             cpu::kernels<T>().embed_tokens(args, begin, end);
@@ -61,7 +65,8 @@ void write_kv(Tensor keys, Tensor values, Tensor token_index, std::optional<Tens
     for_dtype("write_kv", keys, [&](auto element) {
         using T = decltype(element);
         const Arguments check("write_kv");
-        const int64_t rows = keys.size(0), width = keys.size(1), tokens = key_store.size(0);
+        const auto [rows, width] = check.sizes("keys", keys);
+        const int64_t tokens = check.sizes("key_store", key_store).first;
         const auto* index = check.vector<const int64_t>("token_index", token_index, rows);
         const int64_t live = live_rows(check, row_count, rows);
         check.check_range("token_index", index, live, tokens);
@@ -78,12 +83,13 @@ void scatter_rows(Tensor rows, Tensor row_index, std::optional<Tensor> row_count
     for_dtype("scatter_rows", rows, [&](auto element) {
         using T = decltype(element);
         const Arguments check("scatter_rows");
-        const int64_t count = rows.size(0), width = rows.size(1);
+        const auto [count, width] = check.sizes("rows", rows);
+        const int64_t tokens = check.sizes("out", out).first;
         const auto* index = check.vector<const int64_t>("row_index", row_index, count);
         const int64_t live = live_rows(check, row_count, count);
-        check.check_range("row_index", index, live, out.size(0));
+        check.check_range("row_index", index, live, tokens);
         const auto from = check.matrix<const T>("rows", rows, count, width);
-        const auto to = check.matrix<T>("out", out, out.size(0), width);
+        const auto to = check.matrix<T>("out", out, tokens, width);
         scatter(from, index, to, live, width);
     });
 }
@@ -93,7 +99,7 @@ void add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, doubl
     for_dtype("add_layer_norm", x, [&](auto element) {
         using T = decltype(element);
         const Arguments check("add_layer_norm");
-        const int64_t rows = x.size(0), width = x.size(1);
+        const auto [rows, width] = check.sizes("x", x);
         const cpu::AddLayerNorm<T> args{check.matrix<const T>("x", x, rows, width),
                                         check.matrix<const T>("residual", residual, rows, width),
                                         check.norm<T>(weight, bias, eps, width),
@@ -110,10 +116,11 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
     for_dtype("ragged_attention", queries, [&](auto element) {
         using T = decltype(element);
         const Arguments check("ragged_attention");
-        const int64_t rows = queries.size(0), hidden = queries.size(1);
-        const int64_t tokens = key_store.size(0), sequences = key_offsets.size(0) - 1;
-        STD_TORCH_CHECK(heads > 0 && hidden % heads == 0, "ragged_attention: ", hidden,
-                        " columns cannot be divided among ", heads, " heads.");
+        const auto [rows, hidden] = check.sizes("queries", queries);
+        const int64_t tokens = check.sizes("key_store", key_store).first;
+        const int64_t sequences = check.sequences("key_offsets", key_offsets);
+        AAF_CHECK(heads > 0 && hidden % heads == 0, "ragged_attention: ", hidden,
+                  " columns cannot be divided among ", heads, " heads.");
         const auto keys = check.matrix<const T>("key_store", key_store, tokens, hidden);
         const auto values = check.matrix<const T>("value_store", value_store, tokens, hidden);
         const auto* bounds = check.vector<const int64_t>("key_offsets", key_offsets, sequences + 1);
@@ -132,8 +139,12 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
         const int64_t live_keys =
             check_offsets("ragged_attention", "key_offsets", bounds, sequences, tokens);
         check.check_range("token_index", args.token_index, live, tokens);
+        for (int64_t b = 0; b < sequences; ++b)
+            AAF_CHECK(
+                bounds[b] < bounds[b + 1] || args.query_offsets[b] == args.query_offsets[b + 1],
+                "ragged_attention: sequence ", b, " has queries, but no keys.");
         if (distance_embedding.has_value()) {
-            args.distances = distance_embedding->size(0);
+            args.distances = check.sizes("distance_embedding", *distance_embedding).first;
             args.distance_embedding = check.matrix<const T>(
                 "distance_embedding", *distance_embedding, args.distances, hidden / heads);
             check.check_range("positions", args.positions, tokens, (args.distances + 1) / 2);
@@ -159,8 +170,10 @@ void halting_step(Tensor ffn_output, std::optional<Tensor> ffn_input, Tensor hid
         using T = decltype(element);
         using State = Arithmetic<T>;
         const Arguments check("halting_step");
-        const int64_t rows = hidden.size(0), width = hidden.size(1), tokens = out.size(0);
-        const int64_t sequences = query_offsets.size(0) - 1;
+        const auto [rows, width] = check.sizes("hidden", hidden);
+        const int64_t tokens = check.sizes("out", out).first;
+        const int64_t sequences = check.sequences("query_offsets", query_offsets);
+        AAF_CHECK(threshold == threshold, "halting_step: threshold is NaN, expected a number.");
         const T* bias = check.vector<const T>("halting_bias", halting_bias, 1);
         cpu::HaltingStep<T> args{
             check.matrix<const T>("ffn_output", ffn_output, rows, width),

@@ -27,8 +27,8 @@ class Device {
     explicit Device(const Tensor& rows) {
         if (rows.is_cpu()) return;
         guard_.emplace(rows.get_device_index());
-        STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
-                        "this build of torch knows no CUDA streams.");
+        AAF_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
+                  "this build of torch knows no CUDA streams.");
         STABLE_TORCH_ERROR_CODE_CHECK(
             aoti_torch_get_current_cuda_stream(rows.get_device_index(), &stream_));
     }
@@ -41,7 +41,7 @@ class Device {
 };
 
 void check_launch(const char* op, const char* error) {
-    STD_TORCH_CHECK(error == nullptr, op, ": the kernel was not launched: ", error);
+    AAF_CHECK(error == nullptr, op, ": the kernel was not launched: ", error);
 }
 
 // Calls f with the storage type of `rows` as its argument's type.
@@ -55,15 +55,14 @@ void for_row_dtype(const char* op, const Tensor& rows, const F& f) {
         case ScalarType::Half:
             return f(Half());
         default:
-            STD_TORCH_CHECK(false, op, ": expected float32, bfloat16 or float16 rows.");
+            AAF_CHECK(false, op, ": expected float32, bfloat16 or float16 rows.");
     }
 }
 
 void check_sizes(const char* op, int64_t rows, int64_t width) {
-    STD_TORCH_CHECK(width <= cuda::kMaxWidth, op, ": rows have ", width,
-                    " columns, expected at most ", cuda::kMaxWidth, ".");
-    STD_TORCH_CHECK(rows <= INT32_MAX, op, ": got ", rows, " rows, expected at most ", INT32_MAX,
-                    ".");
+    AAF_CHECK(width <= cuda::kMaxWidth, op, ": rows have ", width, " columns, expected at most ",
+              cuda::kMaxWidth, ".");
+    AAF_CHECK(rows <= INT32_MAX, op, ": got ", rows, " rows, expected at most ", INT32_MAX, ".");
 }
 
 // Where the number of live rows stands; null where all are.
@@ -85,13 +84,15 @@ void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, 
     for_row_dtype("embed_tokens", word, [&](auto element) {
         using T = decltype(element);
         const Arguments check("embed_tokens", word);
-        const int64_t tokens = token_ids.size(0), width = word.size(1);
+        const int64_t tokens = check.length("token_ids", token_ids);
+        const auto [words, width] = check.sizes("word", word);
+        const int64_t types = check.sizes("token_type", token_type).first;
         cuda::EmbedTokens<T> args{
             check.vector<const int64_t>("token_ids", token_ids, tokens),
             check.vector<const int64_t>("token_type_ids", token_type_ids, tokens),
             check.vector<const int64_t>("position_ids", position_ids, tokens),
-            check.matrix<const T>("word", word, word.size(0), width),
-            check.matrix<const T>("token_type", token_type, token_type.size(0), width),
+            check.matrix<const T>("word", word, words, width),
+            check.matrix<const T>("token_type", token_type, types, width),
             {nullptr, 0},
             norm_of<T>(check, ln_weight, ln_bias, eps, width),
             live_rows(check, row_count),
@@ -99,7 +100,8 @@ void embed_tokens(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, 
             tokens,
             width};
         if (position.has_value())
-            args.position = check.matrix<const T>("position", *position, position->size(0), width);
+            args.position = check.matrix<const T>("position", *position,
+                                                  check.sizes("position", *position).first, width);
         check_sizes("embed_tokens", tokens, width);
         const Device device(word);
         check_launch("embed_tokens", cuda::embed_tokens(args, device.stream()));
@@ -117,7 +119,8 @@ void write_kv(Tensor keys, Tensor values, Tensor token_index, std::optional<Tens
         using T = decltype(element);
         using Byte = unsigned char;
         const Arguments check("write_kv", keys);
-        const int64_t rows = keys.size(0), width = keys.size(1), tokens = key_store.size(0);
+        const auto [rows, width] = check.sizes("keys", keys);
+        const int64_t tokens = check.sizes("key_store", key_store).first;
         const cuda::ScatterRows args{
             {bytes_of<const Byte>(check.matrix<const T>("keys", keys, rows, width)),
              bytes_of<const Byte>(check.matrix<const T>("values", values, rows, width))},
@@ -139,10 +142,11 @@ void scatter_rows(Tensor rows, Tensor row_index, std::optional<Tensor> row_count
         using T = decltype(element);
         using Byte = unsigned char;
         const Arguments check("scatter_rows", rows);
-        const int64_t count = rows.size(0), width = rows.size(1);
+        const auto [count, width] = check.sizes("rows", rows);
+        const int64_t tokens = check.sizes("out", out).first;
         const cuda::ScatterRows args{
             {bytes_of<const Byte>(check.matrix<const T>("rows", rows, count, width)), {}},
-            {bytes_of<Byte>(check.matrix<T>("out", out, out.size(0), width)), {}},
+            {bytes_of<Byte>(check.matrix<T>("out", out, tokens, width)), {}},
             1,
             check.vector<const int64_t>("row_index", row_index, count),
             live_rows(check, row_count),
@@ -159,7 +163,7 @@ void add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, doubl
     for_row_dtype("add_layer_norm", x, [&](auto element) {
         using T = decltype(element);
         const Arguments check("add_layer_norm", x);
-        const int64_t rows = x.size(0), width = x.size(1);
+        const auto [rows, width] = check.sizes("x", x);
         const cuda::AddLayerNorm<T> args{check.matrix<const T>("x", x, rows, width),
                                          check.matrix<const T>("residual", residual, rows, width),
                                          norm_of<T>(check, weight, bias, eps, width),
@@ -179,10 +183,11 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
     for_row_dtype("ragged_attention", queries, [&](auto element) {
         using T = decltype(element);
         const Arguments check("ragged_attention", queries);
-        const int64_t rows = queries.size(0), hidden = queries.size(1);
-        const int64_t tokens = key_store.size(0), sequences = key_offsets.size(0) - 1;
-        STD_TORCH_CHECK(heads > 0 && hidden % heads == 0, "ragged_attention: ", hidden,
-                        " columns cannot be divided among ", heads, " heads.");
+        const auto [rows, hidden] = check.sizes("queries", queries);
+        const int64_t tokens = check.sizes("key_store", key_store).first;
+        const int64_t sequences = check.sequences("key_offsets", key_offsets);
+        AAF_CHECK(heads > 0 && hidden % heads == 0, "ragged_attention: ", hidden,
+                  " columns cannot be divided among ", heads, " heads.");
         cuda::RaggedAttention<T> args{
             check.matrix<const T>("queries", queries, rows, hidden),
             check.matrix<const T>("key_store", key_store, tokens, hidden),
@@ -199,12 +204,12 @@ void ragged_attention(Tensor queries, Tensor key_store, Tensor value_store, Tens
             0,
             key_distances,
             check.matrix<T>("out", out, rows, hidden)};
-        STD_TORCH_CHECK(args.head_size <= cuda::kMaxHeadSize, "ragged_attention: a head has ",
-                        args.head_size, " columns, expected at most ", cuda::kMaxHeadSize, ".");
-        STD_TORCH_CHECK(heads <= UINT16_MAX, "ragged_attention: got ", heads,
-                        " heads, expected at most ", UINT16_MAX, ".");
+        AAF_CHECK(args.head_size <= cuda::kMaxHeadSize, "ragged_attention: a head has ",
+                  args.head_size, " columns, expected at most ", cuda::kMaxHeadSize, ".");
+        AAF_CHECK(heads <= UINT16_MAX, "ragged_attention: got ", heads, " heads, expected at most ",
+                  UINT16_MAX, ".");
         if (distance_embedding.has_value()) {
-            args.distances = distance_embedding->size(0);
+            args.distances = check.sizes("distance_embedding", *distance_embedding).first;
             args.distance_embedding = check.matrix<const T>(
                 "distance_embedding", *distance_embedding, args.distances, args.head_size);
         }
@@ -224,8 +229,10 @@ void halting_step(Tensor ffn_output, std::optional<Tensor> ffn_input, Tensor hid
     for_row_dtype("halting_step", hidden, [&](auto element) {
         using T = decltype(element);
         const Arguments check("halting_step", hidden);
-        const int64_t rows = hidden.size(0), width = hidden.size(1), tokens = out.size(0);
-        const int64_t sequences = query_offsets.size(0) - 1;
+        const auto [rows, width] = check.sizes("hidden", hidden);
+        const int64_t tokens = check.sizes("out", out).first;
+        const int64_t sequences = check.sequences("query_offsets", query_offsets);
+        AAF_CHECK(threshold == threshold, "halting_step: threshold is NaN, expected a number.");
         const cuda::HaltingStep<T> args{
             check.matrix<const T>("ffn_output", ffn_output, rows, width),
             check.matrix<const T>("ffn_input", ffn_input, rows, width),

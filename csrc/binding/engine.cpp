@@ -1,10 +1,12 @@
 #include "engine.h"
 
-#include <torch/headeronly/util/Exception.h>
-
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
+#include "check.h"
 #include "launch.h"
 
 namespace albert_act_fast::binding {
@@ -12,8 +14,8 @@ namespace {
 
 template <class T>
 T* data_of(const View& view) {
-    STD_TORCH_CHECK(view.dtype == kScalarType<std::remove_const_t<T>>,
-                    "engine: a tensor has another dtype than needed.");
+    AAF_CHECK(view.dtype == kScalarType<std::remove_const_t<T>>,
+              "engine: a tensor has another dtype than needed.");
     return static_cast<T*>(view.data);
 }
 
@@ -25,9 +27,7 @@ Parameters<T> parameters(const View (&linear)[2]) {
 // A copy of a small tensor.
 template <class T>
 std::vector<T> copy_of(const View& view) {
-    int64_t count = 1;
-    for (const int64_t size : view.shape) count *= size;
-    return {data_of<T>(view), data_of<T>(view) + count};
+    return {data_of<T>(view), data_of<T>(view) + view.count()};
 }
 
 // What moves from one iteration to the next.
@@ -36,21 +36,35 @@ struct Running {
     Buffer hidden, accumulated_probability, token_index, query_offsets;
 };
 
+// Says where the time goes, and lets signals be looked at now and then: whoever does that needs the
+// interpreter for it, which other threads may have.
 class Stopwatch {
   public:
+    explicit Stopwatch(const std::function<void()>& check_signals)
+        : check_signals_(check_signals) {}
+
     void lap(double& into) {
-        const auto now = std::chrono::steady_clock::now();
+        const auto now = Clock::now();
         into += std::chrono::duration<double>(now - last_).count();
         last_ = now;
+        if (!check_signals_ || now - checked_ < std::chrono::milliseconds(50)) return;
+        check_signals_();
+        last_ = checked_ = Clock::now();
     }
 
   private:
-    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+    using Clock = std::chrono::steady_clock;
+    const std::function<void()>& check_signals_;
+    Clock::time_point last_ = Clock::now(), checked_ = last_;
 };
 
 // Rows that a wide product takes at a time, if it is the engine's own, before what it gives is
 // used: that then stays in cache, and takes little memory.
 constexpr int64_t kChunk = 2 * cpu::kRowChunk;
+
+// What a workspace may hold between runs, in bytes. Beyond it making it anew costs little beside a
+// run that needs so much: below 1 %.
+constexpr size_t kKept = size_t(256) << 20;
 
 template <class T>
 struct Workspace {
@@ -70,6 +84,15 @@ struct Workspace {
             total += one.hidden.bytes() + one.accumulated_probability.bytes() +
                      one.token_index.bytes() + one.query_offsets.bytes();
         return total;
+    }
+
+    // At the end of a run. oneDNN makes its results anew each time.
+    void shrink() {
+        projected = queries = inner = output = std::nullopt;
+        if (bytes() <= kKept) return;
+        const Seconds kept = seconds;
+        *this = Workspace();
+        seconds = kept;
     }
 };
 
@@ -100,10 +123,15 @@ class EngineOf : public Engine {
     }
 
     std::vector<int64_t> run(const Run& run) override {
-        std::unique_lock<std::mutex> mine(mutex_, std::try_to_lock);
-        if (mine.owns_lock()) return iterate(run, workspace_);
+        check(run);
+        const std::unique_lock<std::mutex> mine(mutex_, std::try_to_lock);
         Workspace<T> other;
-        return iterate(run, other);
+        Workspace<T>& space = mine.owns_lock() ? workspace_ : other;
+        const struct Shrink {  // whatever ends the run
+            Workspace<T>& space;
+            ~Shrink() { space.shrink(); }
+        } shrink{space};
+        return iterate(run, space);
     }
 
     size_t packed_bytes() const override {
@@ -122,6 +150,7 @@ class EngineOf : public Engine {
     }
 
   private:
+    void check(const Run& run) const;
     std::vector<int64_t> iterate(const Run& run, Workspace<T>& space);
 
     // Projects keys and values of the rows that moved into the store, and queries of those that run
@@ -129,8 +158,8 @@ class EngineOf : public Engine {
     cpu::Matrix<T> project(const cpu::Matrix<T>& moved, int64_t moved_rows, int64_t rows,
                            const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
                            Workspace<T>& space, Stopwatch& watch) const;
-    cpu::Matrix<T> feed_forward(const cpu::Matrix<T>& input, int64_t rows,
-                                Workspace<T>& space) const;
+    cpu::Matrix<T> feed_forward(const cpu::Matrix<T>& input, int64_t rows, Workspace<T>& space,
+                                Stopwatch& watch) const;
 
     // Of every own product, or of oneDNN's where that takes so many rows.
     cpu::Matrix<T> multiply(const Linear<T>& linear, const cpu::Matrix<T>& x, int64_t rows,
@@ -189,7 +218,7 @@ cpu::Matrix<T> EngineOf<T>::project(const cpu::Matrix<T>& moved, int64_t moved_r
 
 template <class T>
 cpu::Matrix<T> EngineOf<T>::feed_forward(const cpu::Matrix<T>& input, int64_t rows,
-                                         Workspace<T>& space) const {
+                                         Workspace<T>& space, Stopwatch& watch) const {
     const int64_t stride = ffn_output_.own_stride();
     const bool own = ffn_.is_own(rows) && ffn_output_.is_own(rows);
     // An inner layer of oneDNN's reads as many rows as that rounds up to.
@@ -209,13 +238,66 @@ cpu::Matrix<T> EngineOf<T>::feed_forward(const cpu::Matrix<T>& input, int64_t ro
         const int64_t count = std::min(inner_rows, rows - first);
         ffn_.own({input.row(first), input.stride}, count, activation_, inner, space.quantized);
         ffn_output_.own(inner, count, Activation::none, {out.row(first), stride}, space.quantized);
+        watch.lap(space.seconds.products);
     }
     return out;
 }
 
 template <class T>
+void EngineOf<T>::check(const Run& run) const {
+    AAF_CHECK(run.max_iterations >= 1, "max_iterations: got ", run.max_iterations,
+              ", expected at least 1.");
+    AAF_CHECK(!std::isnan(run.threshold), "threshold: got NaN, expected a number.");
+    constexpr ScalarType dtype = kScalarType<T>, index = ScalarType::Long,
+                         state = ScalarType::Float;
+    AAF_CHECK(run.hidden.shape.size() == 2, "hidden: got shape ", text(run.hidden.shape),
+              ", expected (tokens, ", width_, ").");
+    AAF_CHECK(run.offsets.shape.size() == 1 && run.offsets.shape[0] >= 1, "offsets: got shape ",
+              text(run.offsets.shape), ", expected (sequences + 1,).");
+    const int64_t tokens = run.hidden.shape[0], sequences = run.offsets.shape[0] - 1;
+    expect("hidden", run.hidden, dtype, {tokens, width_});
+    expect("offsets", run.offsets, index, {sequences + 1});
+    expect("positions", run.positions, index, {tokens});
+    expect("out", run.out, dtype, {tokens, width_});
+    expect("n_updates", run.n_updates, state, {tokens});
+    expect("remainders", run.remainders, state, {tokens});
+
+    const auto* offsets = data_of<const int64_t>(run.offsets);
+    AAF_CHECK(offsets[0] == 0, "offsets[0]: got ", offsets[0], ", expected 0.");
+    for (int64_t b = 0; b < sequences; ++b)
+        AAF_CHECK(offsets[b] <= offsets[b + 1], "offsets[", b + 1, "]: got ", offsets[b + 1],
+                  ", expected at least ", offsets[b], ", where the sequence before it begins.");
+    AAF_CHECK(offsets[sequences] == tokens, "offsets[", sequences, "]: got ", offsets[sequences],
+              ", expected ", tokens, ", the rows of hidden.");
+    const auto* positions = data_of<const int64_t>(run.positions);
+    for (int64_t b = 0; distances_ > 0 && b < sequences; ++b) {
+        if (offsets[b] == offsets[b + 1]) continue;
+        const auto [first, last] =
+            std::minmax_element(positions + offsets[b], positions + offsets[b + 1]);
+        // Unsigned, so that no difference overflows.
+        AAF_CHECK(uint64_t(*last) - uint64_t(*first) <= uint64_t(distances_ - 1) / 2,
+                  "positions: got ", *first, " to ", *last, " in sequence ", b,
+                  ", expected at most ", (distances_ - 1) / 2, " apart, which is what the ",
+                  distances_, " rows of distance_embedding reach to.");
+    }
+
+    const std::pair<const char*, const View*> all[] = {
+        {"out", &run.out},       {"n_updates", &run.n_updates}, {"remainders", &run.remainders},
+        {"hidden", &run.hidden}, {"offsets", &run.offsets},     {"positions", &run.positions}};
+    const auto begin = [](const View& view) { return reinterpret_cast<uintptr_t>(view.data); };
+    const auto end = [&](const View& view) { return begin(view) + size_t(view.bytes()); };
+    for (int written = 0; written < 3; ++written)
+        for (int other = written + 1; other < 6; ++other) {
+            const View &a = *all[written].second, &b = *all[other].second;
+            AAF_CHECK(begin(a) >= end(b) || begin(b) >= end(a), all[written].first,
+                      ": shares memory with ", all[other].first,
+                      ", expected a tensor of its own, which is written to.");
+        }
+}
+
+template <class T>
 std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
-    Stopwatch watch;
+    Stopwatch watch(run.check_signals);
     space.seconds = {};
     const int64_t tokens = run.hidden.shape[0], sequences = run.offsets.shape[0] - 1;
     const int64_t capacity = rounded_up(tokens, kScalarType<T>);
@@ -278,7 +360,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
             cpu::kernels<T>().add_layer_norm(add, begin, end);
         });
         watch.lap(space.seconds.other);
-        const cpu::Matrix<T> output = feed_forward(ffn_input, rows, space);
+        const cpu::Matrix<T> output = feed_forward(ffn_input, rows, space, watch);
         watch.lap(space.seconds.products);
         halt<T>({{output.data, output.stride},
                  {ffn_input.data, ffn_input.stride},
@@ -312,6 +394,20 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
 }
 
 }  // namespace
+
+const char* text(ScalarType dtype) {
+    return dtype == ScalarType::Float      ? "float32"
+           : dtype == ScalarType::BFloat16 ? "bfloat16"
+                                           : "int64";
+}
+
+void expect(const std::string& name, const View& view, ScalarType dtype,
+            const std::vector<int64_t>& shape) {
+    AAF_CHECK(view.dtype == dtype, name, ": got ", text(view.dtype), ", expected ", text(dtype),
+              ".");
+    AAF_CHECK(view.shape == shape, name, ": got shape ", text(view.shape), ", expected ",
+              text(shape), ".");
+}
 
 std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool library) {
     if (layer.query[0].dtype == ScalarType::Float)

@@ -1,8 +1,10 @@
 // All iterations of a batch below Python: albert_act_fast/engine/loop.py on packed weights.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "linear.h"
@@ -14,7 +16,22 @@ struct View {
     void* data;
     ScalarType dtype;
     std::vector<int64_t> shape;
+
+    int64_t count() const {
+        int64_t product = 1;
+        for (const int64_t size : shape) product *= size;
+        return product;
+    }
+    int64_t bytes() const {
+        return count() * (dtype == ScalarType::Long ? 8 : dtype == ScalarType::BFloat16 ? 2 : 4);
+    }
 };
+
+const char* text(ScalarType dtype);
+
+// Refuses a tensor of another dtype or shape.
+void expect(const std::string& name, const View& view, ScalarType dtype,
+            const std::vector<int64_t>& shape);
 
 // What the layer is made of; all views have the engine's dtype and are copied.
 struct Layer {
@@ -35,6 +52,9 @@ struct Run {
     double threshold;
     int64_t max_iterations;
     View out, n_updates, remainders;
+    // Called about every 50 ms, and never in shorter runs; may throw, which ends the run. Empty
+    // where nothing is to be looked after.
+    std::function<void()> check_signals;
 };
 
 // Where a run's time went. attention: with the keys' and values' way into their store.
@@ -47,7 +67,8 @@ struct Seconds {
 class Engine {
   public:
     virtual ~Engine() = default;
-    // Returns how many rows each iteration computed.
+    // Returns how many rows each iteration computed. Refuses, by std::invalid_argument, whatever
+    // would make it read or write outside what it was given, or never end.
     virtual std::vector<int64_t> run(const Run& run) = 0;
     virtual size_t packed_bytes() const = 0;
     virtual size_t workspace_bytes() const = 0;

@@ -32,24 +32,37 @@ void scatter(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::
 
 // The memory of a batch's keys and values.
 struct StoreMemory {
-    Buffer panels, first_panel, sequence;
+    Buffer panels, first_slot, sequence;
 
-    size_t bytes() const { return panels.bytes() + first_panel.bytes() + sequence.bytes(); }
+    size_t bytes() const { return panels.bytes() + first_slot.bytes() + sequence.bytes(); }
 };
 
 template <class T>
 cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offsets,
                                   int64_t sequences, int64_t heads, int64_t head_size) {
-    auto* first_panel = memory.first_panel.of<int64_t>(sequences + 1);
-    auto* sequence = memory.sequence.of<int64_t>(key_offsets[sequences]);
-    first_panel[0] = 0;
-    for (int64_t b = 0; b < sequences; ++b) {
-        first_panel[b + 1] = first_panel[b] + cpu::panels_of(key_offsets[b + 1] - key_offsets[b]);
-        std::fill(sequence + key_offsets[b], sequence + key_offsets[b + 1], b);
-    }
     using Store = cpu::KeyValueStore<T>;
-    Store store{nullptr, key_offsets, first_panel, heads, head_size};
-    const int64_t elements = store.elements(sequences);
+    constexpr int64_t panel = cpu::kPanel, step = Store::kStep;
+    auto* first_slot = memory.first_slot.of<int64_t>(sequences);
+    auto* sequence = memory.sequence.of<int64_t>(key_offsets[sequences]);
+    int64_t panels = 0, shared = 0, free = 0;  // free: slots of panel `shared` that nobody has
+    for (int64_t b = 0; b < sequences; ++b) {
+        std::fill(sequence + key_offsets[b], sequence + key_offsets[b + 1], b);
+        const int64_t keys = key_offsets[b + 1] - key_offsets[b];
+        if (keys > panel / 2) {
+            first_slot[b] = panels * panel;
+            panels += cpu::panels_of(keys);
+            continue;
+        }
+        const int64_t slots = (keys + step - 1) / step * step;
+        if (slots > free) {
+            shared = panels++;
+            free = panel;
+        }
+        first_slot[b] = shared * panel + panel - free;
+        free -= slots;
+    }
+    Store store{nullptr, key_offsets, first_slot, heads, head_size};
+    const int64_t elements = panels * heads * store.panel_elements();
     store.data = memory.panels.of<typename Store::Element>(elements);
     memset(static_cast<void*>(store.data), 0, size_t(elements) * sizeof(typename Store::Element));
     return store;

@@ -8,6 +8,8 @@
 #include <limits>
 #include <string>
 
+#include "check.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -54,16 +56,18 @@ Tensor linear_pointwise(const Tensor& x, const Tensor& weight, const Tensor& bia
         from(std::string(names[int(activation)])),
         from(std::vector<std::optional<double>>()),
         from(std::optional<std::string>(algorithms[int(activation)]))};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack.data(), TORCH_ABI_VERSION));
+    AAF_CHECK(torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack.data(),
+                                    TORCH_ABI_VERSION) == TORCH_SUCCESS,
+              "engine: oneDNN's product (mkldnn::_linear_pointwise) failed.");
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 Tensor reorder(const Tensor& weight, int64_t rows) {
     using torch::stable::detail::from;
     std::array<StableIValue, 2> stack{from(weight), from(std::optional<int64_t>(rows))};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mkldnn::_reorder_linear_weight", "",
-                                                        stack.data(), TORCH_ABI_VERSION));
+    AAF_CHECK(torch_call_dispatcher("mkldnn::_reorder_linear_weight", "", stack.data(),
+                                    TORCH_ABI_VERSION) == TORCH_SUCCESS,
+              "engine: oneDNN's packing (mkldnn::_reorder_linear_weight) failed.");
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -95,6 +99,12 @@ int64_t rounded_up(int64_t rows, ScalarType dtype) {
 template <class T>
 Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool library)
     : inputs_(layers[0].inputs), weights_(weights), library_(library) {
+    AAF_CHECK(weights != Weights::int8 || inputs_ <= kMaxInt8Inputs, "int8: a product has ",
+              inputs_, " inputs, expected at most ", kMaxInt8Inputs, ", whose sum fits int32.");
+    AAF_CHECK(weights == Weights::int8 || library || inputs_ % kWordInputs == 0,
+              "library: got false for bfloat16 products of ", inputs_,
+              " inputs, expected an even number of them without oneDNN, because rows are read two "
+              "numbers at a time.");
     for (const auto& layer : layers) outputs_ += layer.outputs;
     float* bias = bias_.of<float>(cpu::panels_of(outputs_) * cpu::kPanel);
     bias_data_ = bias;
@@ -105,7 +115,7 @@ Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, boo
 
 template <class T>
 void Linear<T>::pack(const std::vector<Parameters<T>>& layers) {
-    constexpr int64_t step = sizeof(Word) / sizeof(T);
+    constexpr int64_t step = kWordInputs;
     depth_ = (inputs_ + step - 1) / step;
     T* panels = panels_.of<T>(cpu::panels_of(outputs_) * cpu::kPanel * depth_ * step);
     int64_t column = 0;
@@ -150,7 +160,7 @@ template <class T>
 bool Linear<T>::is_own(int64_t rows) const {
     if (weights_ == Weights::int8 || !library_) return true;
     // Rows are read in whole words.
-    if (inputs_ % int64_t(sizeof(Word) / sizeof(T)) != 0) return false;
+    if (inputs_ % kWordInputs != 0) return false;
     return rows <= own_rows(kScalarType<T>);
 }
 
@@ -183,7 +193,7 @@ void Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation
             cpu::kernels<T>().int8_product(args, begin, end);
         });
     } else {
-        constexpr int64_t step = sizeof(Word) / sizeof(T);
+        constexpr int64_t step = kWordInputs;
         const cpu::Product<T, Word> args{{reinterpret_cast<const Word*>(x.data), x.stride / step},
                                          rows,
                                          depth_,
@@ -204,7 +214,7 @@ void Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation
 // The packed weights, unpacked again.
 template <class T>
 void Linear<T>::unpack(T* dense) const {
-    constexpr int64_t step = sizeof(Word) / sizeof(T);
+    constexpr int64_t step = kWordInputs;
     for (int64_t n = 0; n < outputs_; ++n) {
         const T* from = static_cast<const T*>(panels_.data()) + first_word(n) * step;
         for (int64_t k = 0; k < inputs_; ++k)

@@ -24,6 +24,10 @@ struct Parameters {
 
 enum class Weights { as_given, int8 };
 
+// The most inputs of an int8 product. Its sums, in int32, are of products of at most 255 (a row's
+// int8 plus 128) by 127 (a weight's), which from 66,312 on may pass the largest int32.
+constexpr int64_t kMaxInt8Inputs = INT32_MAX / (255 * 127);
+
 // The most rows for which the kernels of csrc/cpu are as fast as oneDNN's (docs/cpu_engine.md).
 int64_t own_rows(ScalarType dtype);
 
@@ -65,6 +69,7 @@ class Linear {
 
   private:
     using Word = typename cpu::WordOf<T>::type;
+    static constexpr int64_t kWordInputs = sizeof(Word) / sizeof(T);
 
     void pack(const std::vector<Parameters<T>>& layers);
     void pack_int8(const std::vector<Parameters<T>>& layers);

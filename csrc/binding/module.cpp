@@ -1,12 +1,11 @@
 // What Python imports: the engine, and what this library was built from and runs on. Importing it
 // also registers the operators. Tensors are asked for their memory as Python would ask them, so
 // that here, too, nothing depends on more of torch than its stable ABI.
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
-#include <tuple>
-
+#include "check.h"
 #include "engine.h"
 
 namespace py = pybind11;
@@ -14,45 +13,107 @@ namespace py = pybind11;
 namespace albert_act_fast::binding {
 namespace {
 
+// What is asked of Python in every call.
+struct Python {
+    py::object tensor, strided, float32, bfloat16, int64, main_thread, get_ident;
+
+    static const Python& names() {
+        PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Python> names;
+        return names
+            .call_once_and_store_result([] {
+                const auto torch = py::module_::import("torch");
+                const auto threading = py::module_::import("threading");
+                return Python{torch.attr("Tensor"),       torch.attr("strided"),
+                              torch.attr("float32"),      torch.attr("bfloat16"),
+                              torch.attr("int64"),        threading.attr("main_thread"),
+                              threading.attr("get_ident")};
+            })
+            .get_stored();
+    }
+};
+
+std::string in_words(const py::handle& object) {
+    return py::str(object).cast<std::string>();
+}
+
 // Keeps the tensor alive as long as its view is in use.
 class Borrowed {
   public:
-    Borrowed(const py::object& tensor, const char* name) : tensor_(tensor) {
-        if (tensor.attr("device").attr("type").cast<std::string>() != "cpu")
-            throw py::value_error(std::string(name) + ": expected a CPU tensor.");
-        if (!tensor.attr("is_contiguous")().cast<bool>())
-            throw py::value_error(std::string(name) + ": expected a contiguous tensor.");
+    Borrowed(const py::object& tensor, const std::string& name) : tensor_(tensor) {
+        const Python& python = Python::names();
+        if (!py::isinstance(tensor, python.tensor))
+            throw py::type_error(name + ": got " + in_words(py::type::of(tensor)) +
+                                 ", expected a tensor.");
+        const auto device = tensor.attr("device").attr("type").cast<std::string>();
+        AAF_CHECK(device == "cpu", name, ": is on ", device, ", expected a CPU tensor.");
+        AAF_CHECK(py::object(tensor.attr("layout")).is(python.strided) &&
+                      tensor.attr("is_contiguous")().cast<bool>() &&
+                      !tensor.attr("is_neg")().cast<bool>(),
+                  name, ": expected a contiguous tensor.");
+        const py::object dtype = tensor.attr("dtype");
+        AAF_CHECK(dtype.is(python.float32) || dtype.is(python.bfloat16) || dtype.is(python.int64),
+                  name, ": got ", in_words(dtype), ", expected float32, bfloat16 or int64.");
         view_ = {reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<uintptr_t>()),
-                 dtype(py::str(tensor.attr("dtype")).cast<std::string>(), name),
+                 dtype.is(python.float32)    ? ScalarType::Float
+                 : dtype.is(python.bfloat16) ? ScalarType::BFloat16
+                                             : ScalarType::Long,
                  tensor.attr("shape").cast<std::vector<int64_t>>()};
+        AAF_CHECK(view_.data != nullptr || view_.count() == 0, name,
+                  ": has no memory, expected a tensor with data.");
     }
 
     const View& view() const { return view_; }
 
   private:
-    static ScalarType dtype(const std::string& type, const char* name) {
-        if (type == "torch.float32") return ScalarType::Float;
-        if (type == "torch.bfloat16") return ScalarType::BFloat16;
-        if (type == "torch.int64") return ScalarType::Long;
-        throw py::value_error(std::string(name) + ": got " + type +
-                              ", expected float32, bfloat16 or int64.");
-    }
-
     py::object tensor_;
     View view_;
 };
 
-// Checks that a tensor has the dtype and shape that the others ask for.
-void expect(const char* name, const View& view, ScalarType dtype,
-            const std::vector<int64_t>& shape) {
-    if (view.dtype != dtype) throw py::value_error(std::string(name) + ": has another dtype.");
-    if (view.shape == shape) return;
-    const auto text = [](const std::vector<int64_t>& sizes) {
-        return py::str(py::tuple(py::cast(sizes))).cast<std::string>();
-    };
-    throw py::value_error(std::string(name) + " has shape " + text(view.shape) + ", expected " +
-                          text(shape) + ".");
-}
+// The fields of an object, which are named as those of albert_act_fast's LayerWeights.
+class Fields {
+  public:
+    explicit Fields(const py::object& layer) : layer_(layer) {}
+
+    py::object object(const char* name) const {
+        const py::object value = py::getattr(layer_, name, py::none());
+        if (value.is_none() && !py::hasattr(layer_, name))
+            throw py::type_error(std::string("layer: has no ") + name +
+                                 ", expected the fields of LayerWeights.");
+        return value;
+    }
+
+    template <class Value>
+    Value value(const char* name, const char* expected) const {
+        const py::object given = object(name);
+        try {
+            return given.cast<Value>();
+        } catch (const py::cast_error&) {
+            throw py::type_error(std::string("layer.") + name + ": got " + in_words(given) +
+                                 ", expected " + expected + ".");
+        }
+    }
+
+    // Weight and bias, their memory valid as long as this is.
+    void pair(const char* name, View (&into)[2]) {
+        const auto given = object(name);
+        if (!py::isinstance<py::sequence>(given) || py::len(given) != 2)
+            throw py::type_error(std::string("layer.") + name + ": expected (weight, bias).");
+        for (int i = 0; i < 2; ++i)
+            into[i] = tensor(given[py::int_(i)], full(name) + (i == 0 ? " weight" : " bias"));
+    }
+
+    View tensor(const py::object& given, const std::string& name) {
+        const bool is_tensor = py::isinstance(given, Python::names().tensor);
+        held_.emplace_back(is_tensor ? given.attr("detach")().attr("contiguous")() : given, name);
+        return held_.back().view();
+    }
+
+    static std::string full(const char* name) { return std::string("layer.") + name; }
+
+  private:
+    py::object layer_;
+    std::vector<Borrowed> held_;
+};
 
 Activation activation_named(const std::string& name) {
     static const std::pair<const char*, Activation> names[] = {{"gelu", Activation::gelu},
@@ -61,63 +122,74 @@ Activation activation_named(const std::string& name) {
                                                                {"silu", Activation::silu}};
     for (const auto& [known, activation] : names)
         if (name == known) return activation;
-    throw py::value_error("activation: got " + name + ", expected gelu, gelu_tanh, relu or silu.");
+    refuse("layer.activation: got ", name, ", expected gelu, gelu_tanh, relu or silu.");
 }
 
-using Pair = std::array<py::object, 2>;
-
-std::unique_ptr<Engine> engine(const Pair& key, const Pair& value, const Pair& query,
-                               const Pair& dense, const Pair& ffn, const Pair& ffn_output,
-                               const Pair& attention_norm, const Pair& output_norm,
-                               const Pair& halting, const std::optional<py::object>& distances,
-                               bool key_distances, double attention_eps, double output_eps,
-                               int64_t heads, const std::string& activation, bool int8,
-                               bool library) {
-    std::vector<Borrowed> held;
-    held.reserve(19);
-    Layer layer;
-    const Borrowed first(query[0], "query.weight");
-    if (first.view().dtype == ScalarType::Long || first.view().shape.size() != 2)
-        throw py::value_error("query.weight: expected a matrix in float32 or bfloat16.");
-    const ScalarType dtype = first.view().dtype;
-    const int64_t width = first.view().shape[0];
-    const auto take = [&](const py::object& tensor, const std::string& name,
-                          const std::vector<int64_t>& shape) {
-        held.emplace_back(tensor, name.c_str());
-        expect(name.c_str(), held.back().view(), dtype, shape);
-        return held.back().view();
+// Refuses weights whose shapes or dtypes do not fit each other.
+void check(const Layer& layer) {
+    const View& query = layer.query[0];
+    AAF_CHECK(query.dtype != ScalarType::Long && query.shape.size() == 2 && query.shape[0] > 0,
+              "layer.query weight: got ", text(query.dtype), " of shape ", text(query.shape),
+              ", expected a matrix in float32 or bfloat16.");
+    const View& ffn = layer.ffn[0];
+    AAF_CHECK(ffn.shape.size() == 2 && ffn.shape[0] > 0, "layer.ffn weight: got shape ",
+              text(ffn.shape), ", expected a matrix.");
+    const ScalarType dtype = query.dtype;
+    const int64_t width = query.shape[0], inner = ffn.shape[0];
+    const auto linear = [dtype](const char* name, const View(&pair)[2], int64_t outputs,
+                                int64_t inputs) {
+        expect(Fields::full(name) + " weight", pair[0], dtype, {outputs, inputs});
+        expect(Fields::full(name) + " bias", pair[1], dtype, {outputs});
     };
-    const auto linear = [&](const Pair& pair, const std::string& name, int64_t outputs,
-                            int64_t inputs, View(&into)[2]) {
-        into[0] = take(pair[0], name + ".weight", {outputs, inputs});
-        into[1] = take(pair[1], name + ".bias", {outputs});
-    };
-    const int64_t inner = Borrowed(ffn[1], "ffn.bias").view().shape.at(0);
-    linear(key, "key", width, width, layer.key);
-    linear(value, "value", width, width, layer.value);
-    linear(query, "query", width, width, layer.query);
-    linear(dense, "dense", width, width, layer.dense);
-    linear(ffn, "ffn", inner, width, layer.ffn);
-    linear(ffn_output, "ffn_output", width, inner, layer.ffn_output);
-    linear(halting, "halting", 1, width, layer.halting);
-    for (const auto& [pair, name, into] :
-         {std::tuple(&attention_norm, "attention_norm", &layer.attention_norm),
-          std::tuple(&output_norm, "output_norm", &layer.output_norm)})
-        for (int i = 0; i < 2; ++i) (*into)[i] = take((*pair)[i], name, {width});
-    if (heads < 1 || width % heads != 0)
-        throw py::value_error("heads: " + std::to_string(width) + " columns cannot be divided.");
-    if (distances.has_value()) {
-        const Borrowed table(*distances, "distance_embedding");
-        layer.distance_embedding =
-            take(*distances, "distance_embedding", {table.view().shape.at(0), width / heads});
+    linear("query", layer.query, width, width);
+    linear("key", layer.key, width, width);
+    linear("value", layer.value, width, width);
+    linear("dense", layer.dense, width, width);
+    linear("ffn", layer.ffn, inner, width);
+    linear("ffn_output", layer.ffn_output, width, inner);
+    linear("halting", layer.halting, 1, width);
+    for (int i = 0; i < 2; ++i) {
+        const char* part = i == 0 ? " weight" : " bias";
+        expect(Fields::full("attention_norm") + part, layer.attention_norm[i], dtype, {width});
+        expect(Fields::full("output_norm") + part, layer.output_norm[i], dtype, {width});
     }
-    layer.key_distances = key_distances;
-    layer.attention_eps = attention_eps;
-    layer.output_eps = output_eps;
-    layer.heads = heads;
-    layer.activation = activation_named(activation);
+    AAF_CHECK(layer.heads >= 1 && width % layer.heads == 0, "layer.heads: got ", layer.heads,
+              ", expected a number that divides the ", width, " columns.");
+    if (!layer.distance_embedding.has_value()) return;
+    const View& table = *layer.distance_embedding;
+    AAF_CHECK(table.shape.size() == 2 && table.shape[0] > 0, "layer.distance_embedding: got shape ",
+              text(table.shape), ", expected a matrix.");
+    expect("layer.distance_embedding", table, dtype, {table.shape[0], width / layer.heads});
+}
+
+std::unique_ptr<Engine> engine(const py::object& weights, bool int8, bool library) {
+    Fields fields(weights);
+    Layer layer;
+    fields.pair("query", layer.query);
+    fields.pair("key", layer.key);
+    fields.pair("value", layer.value);
+    fields.pair("dense", layer.dense);
+    fields.pair("ffn", layer.ffn);
+    fields.pair("ffn_output", layer.ffn_output);
+    fields.pair("attention_norm", layer.attention_norm);
+    fields.pair("output_norm", layer.output_norm);
+    fields.pair("halting", layer.halting);
+    const py::object table = fields.object("distance_embedding");
+    if (!table.is_none())
+        layer.distance_embedding = fields.tensor(table, "layer.distance_embedding");
+    layer.key_distances = fields.value<bool>("key_distances", "a bool");
+    layer.heads = fields.value<int64_t>("heads", "a whole number");
+    layer.activation = activation_named(fields.value<std::string>("activation", "a name"));
+    layer.attention_eps = fields.value<double>("attention_eps", "a number");
+    layer.output_eps = fields.value<double>("output_eps", "a number");
+    check(layer);
     const py::gil_scoped_release release;
     return make_engine(layer, int8 ? Weights::int8 : Weights::as_given, library);
+}
+
+void check_signals() {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
 std::vector<int64_t> run(Engine& engine, const py::object& hidden, const py::object& offsets,
@@ -127,8 +199,12 @@ std::vector<int64_t> run(Engine& engine, const py::object& hidden, const py::obj
     const Borrowed given[] = {{hidden, "hidden"},       {offsets, "offsets"},
                               {positions, "positions"}, {out, "out"},
                               {n_updates, "n_updates"}, {remainders, "remainders"}};
-    const Run all{given[0].view(), given[1].view(), given[2].view(), threshold,
-                  max_iterations,  given[3].view(), given[4].view(), given[5].view()};
+    Run all{given[0].view(), given[1].view(), given[2].view(), threshold, max_iterations,
+            given[3].view(), given[4].view(), given[5].view(), {}};
+    // Signal handlers run in the main thread alone; the others need not ask for the interpreter.
+    const Python& python = Python::names();
+    if (python.get_ident().equal(python.main_thread().attr("ident")))
+        all.check_signals = &check_signals;
     const py::gil_scoped_release release;
     return engine.run(all);
 }
@@ -148,6 +224,16 @@ py::dict build_info() {
     return info;
 }
 
+// What the engine says of itself. It may have to wait for a run, which may in turn wait for the
+// interpreter to look at signals: so without it.
+template <class Value>
+auto without_interpreter(Value (Engine::*property)() const) {
+    return [property](const Engine& engine) {
+        const py::gil_scoped_release release;
+        return (engine.*property)();
+    };
+}
+
 }  // namespace
 }  // namespace albert_act_fast::binding
 
@@ -155,20 +241,21 @@ PYBIND11_MODULE(_cpp_ops, module) {
     using namespace albert_act_fast::binding;
     py::class_<Engine>(module, "Engine",
                        "An ALBERT-ACT layer's packed weights, and its iterations.")
-        .def(py::init(&engine), py::kw_only(), py::arg("key"), py::arg("value"), py::arg("query"),
-             py::arg("dense"), py::arg("ffn"), py::arg("ffn_output"), py::arg("attention_norm"),
-             py::arg("output_norm"), py::arg("halting"), py::arg("distance_embedding"),
-             py::arg("key_distances"), py::arg("attention_eps"), py::arg("output_eps"),
-             py::arg("heads"), py::arg("activation"), py::arg("int8"), py::arg("library"))
+        .def(py::init(&engine), py::arg("layer"), py::kw_only(), py::arg("int8"),
+             py::arg("library"),
+             "layer: an object with the fields of LayerWeights, whose tensors are copied. int8: "
+             "products in int8. library: whether torch's oneDNN operators may be used.")
         .def("run", &run, py::kw_only(), py::arg("hidden"), py::arg("offsets"),
              py::arg("positions"), py::arg("threshold"), py::arg("max_iterations"), py::arg("out"),
-             py::arg("n_updates"), py::arg("remainders"))
-        .def_property_readonly("packed_bytes", &Engine::packed_bytes)
-        .def_property_readonly("workspace_bytes", &Engine::workspace_bytes)
+             py::arg("n_updates"), py::arg("remainders"),
+             "Iterates; see albert_act_fast.engine.loop.iterate. Returns how many rows each "
+             "iteration computed. Raises ValueError for what does not fit.")
+        .def_property_readonly("packed_bytes", without_interpreter(&Engine::packed_bytes))
+        .def_property_readonly("workspace_bytes", without_interpreter(&Engine::workspace_bytes))
         .def_property_readonly(
             "seconds",
             [](const Engine& engine) {
-                const Seconds seconds = engine.seconds();
+                const Seconds seconds = without_interpreter(&Engine::seconds)(engine);
                 py::dict parts;
                 parts["products"] = seconds.products;
                 parts["attention"] = seconds.attention;
@@ -176,5 +263,6 @@ PYBIND11_MODULE(_cpp_ops, module) {
                 return parts;
             },
             "Where the time of the last run went.");
+    module.attr("MAX_INT8_INPUTS") = kMaxInt8Inputs;
     module.def("build_info", &build_info);
 }

@@ -57,7 +57,8 @@ void write_keys_values(const WriteKeysValues<T>& args, int64_t begin, int64_t en
         for (int64_t head = 0; head < store.heads; ++head)
             for (int64_t r = first; r < end && r < first + kPanel; ++r) {
                 const int64_t token = args.token_index[r], b = args.sequence[token];
-                const int64_t key = token - store.key_offsets[b], column = head * store.head_size;
+                const int64_t key = token - store.key_offsets[b] + store.first_in_panel(b);
+                const int64_t column = head * store.head_size;
                 const T *k = args.keys.row(r) + column, *v = args.values.row(r) + column;
                 auto* keys = reinterpret_cast<typename Store::Word*>(store.keys(b, head));
                 write_column(k, store.head_size,
@@ -139,7 +140,7 @@ inline void add_relative(const RaggedAttention<T>& args, int64_t row, int64_t b,
     A *query = scratch, *with = scratch + size, *embedding = scratch + 2 * size;
     for (int64_t i = 0; i < size; ++i) query[i] = load(q[i]);
     for (int64_t j = 0; j < count; ++j) {
-        const int64_t key = first + j;
+        const int64_t key = args.store.first_in_panel(b) + first + j;
         const auto* k = args.store.keys(b, head) +
                         (key / kPanel * args.store.key_words() * kPanel + key % kPanel) * step;
         const int64_t distance = position - args.positions[first_token + j];
@@ -196,11 +197,12 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
     constexpr int64_t step = Store::kStep;
     const Store& store = args.store;
     const int64_t size = store.head_size, key_words = store.key_words();
-    const int64_t wide = store.value_panels() * kPanel;
+    const int64_t wide = store.value_panels() * kPanel, column = store.first_in_panel(b);
     const int64_t all_keys = store.key_offsets[b + 1] - store.key_offsets[b];
     const A scale = A(1) / A(__builtin_sqrt(double(size)));
     A highest[AttentionScratch<T>::kRows], total[AttentionScratch<T>::kRows];
     A* contexts = scratch.contexts.data;
+    Word* weights = scratch.scores.words + (Scores<A, Word>::kSame ? column : 0);
 
     for (int64_t q = 0; q < count; ++q) {
         highest[q] = -A(__builtin_inf());
@@ -222,8 +224,10 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
                           key_panels + (from / kPanel + p) * key_words * kPanel, key_words,
                           scratch.scores.numbers + p * kPanel, kScoreStride, true);
         for (int64_t q = 0; q < count; ++q) {
-            A* scores = scratch.scores.numbers + q * kScoreStride;
-            Word* words = scratch.scores.words + q * kScoreStride / step;
+            // Of the keys of others in the panel nothing is read, and nothing depends on where in
+            // it the sequence's own begin.
+            A* scores = scratch.scores.numbers + q * kScoreStride + column;
+            Word* words = weights + q * kScoreStride / step;
             if (args.distance_embedding.data != nullptr)
                 add_relative(args, first + q, b, head, from, keys, scale, scratch.relative.data,
                              scores);
@@ -233,9 +237,10 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
                 for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= rescale;
         }
         for (int64_t c = 0; c < store.value_panels(); ++c)
-            multiply_rows(count, scratch.scores.words, kScoreStride / step,
-                          value_panels + (c * store.value_stride(b) + from * kPanel) / step,
-                          panels * kPanel / step, contexts + c * kPanel, wide, from == 0);
+            multiply_rows(
+                count, weights, kScoreStride / step,
+                value_panels + (c * store.value_stride(b) + (column + from) * kPanel) / step,
+                (keys + step - 1) / step, contexts + c * kPanel, wide, from == 0);
     }
     for (int64_t q = 0; q < count; ++q) {
         const A inverse = A(1) / total[q];

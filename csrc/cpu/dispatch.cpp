@@ -7,11 +7,11 @@
 
 namespace albert_act_fast::cpu {
 
-#define AAF_DECLARE(name)                                              \
-    namespace name {                                                   \
-    template <class T>                                                 \
-    const Kernels<T>& kernels();                                       \
-    uint64_t checksum(const void* data, int64_t first, int64_t words); \
+#define AAF_DECLARE(name)                                               \
+    namespace name {                                                    \
+    template <class T>                                                  \
+    const Kernels<T>& kernels();                                        \
+    uint64_t checksum(const void* words, int64_t first, int64_t count); \
     }
 AAF_DECLARE(portable)
 #if defined(__x86_64__)
@@ -77,17 +77,17 @@ template const Kernels<double>& kernels<double>();
 template const Kernels<BFloat16>& kernels<BFloat16>();
 template const Kernels<Half>& kernels<Half>();
 
-uint64_t checksum(const void* data, int64_t first, int64_t words) {
+uint64_t checksum(const void* words, int64_t first, int64_t count) {
     switch (chosen) {
 #if defined(__x86_64__)
         case InstructionSet::avx512_vnni:
         case InstructionSet::avx512:
-            return avx512::checksum(data, first, words);
+            return avx512::checksum(words, first, count);
         case InstructionSet::avx2:
-            return avx2::checksum(data, first, words);
+            return avx2::checksum(words, first, count);
 #endif
         default:
-            return portable::checksum(data, first, words);
+            return portable::checksum(words, first, count);
     }
 }
 

@@ -40,8 +40,8 @@ template const Kernels<double>& kernels<double>();
 template const Kernels<BFloat16>& kernels<BFloat16>();
 template const Kernels<Half>& kernels<Half>();
 
-uint64_t checksum(const void* data, int64_t first, int64_t words) {
-    return checksum_words(static_cast<const unsigned char*>(data), first, words);
+uint64_t checksum(const void* words, int64_t first, int64_t count) {
+    return checksum_words(static_cast<const unsigned char*>(words), first, count);
 }
 
 }  // namespace AAF_NAMESPACE

@@ -106,7 +106,8 @@ struct KeyWordOf<BFloat16> {
 //   keys: panels of kPanel keys, through the depth of a head;
 //   values: panels of kPanel columns of the head, through the sequence's keys, filled up to full
 //   panels of them.
-// What is filled up is 0.
+// What is filled up is 0. Several short sequences share a panel of keys, each from a word's first
+// key on: a panel for each would take memory for kPanel keys.
 template <class T>
 struct KeyValueStore {
     using Word = typename KeyWordOf<T>::type;
@@ -115,7 +116,7 @@ struct KeyValueStore {
 
     Element* data;
     const int64_t* key_offsets;
-    const int64_t* first_panel;  // of each sequence, counted in panels of keys of one head
+    const int64_t* first_slot;  // of each sequence's keys; a panel of keys has kPanel slots
     int64_t heads, head_size;
 
     int64_t key_words() const { return (head_size + kStep - 1) / kStep; }
@@ -123,12 +124,11 @@ struct KeyValueStore {
     int64_t panel_elements() const {
         return (key_words() * kStep + value_panels() * kPanel) * kPanel;
     }
-    int64_t elements(int64_t sequences) const {
-        return first_panel[sequences] * heads * panel_elements();
-    }
-    int64_t panels(int64_t b) const { return first_panel[b + 1] - first_panel[b]; }
+    int64_t panels(int64_t b) const { return panels_of(key_offsets[b + 1] - key_offsets[b]); }
+    // The slot of a sequence's first key in its first panel: 0 where it has that to itself.
+    int64_t first_in_panel(int64_t b) const { return first_slot[b] % kPanel; }
     Element* keys(int64_t b, int64_t head) const {
-        return data + (first_panel[b] * heads + head * panels(b)) * panel_elements();
+        return data + (first_slot[b] / kPanel * heads + head * panels(b)) * panel_elements();
     }
     Element* values(int64_t b, int64_t head) const {
         return keys(b, head) + panels(b) * key_words() * kStep * kPanel;
@@ -219,11 +219,11 @@ struct Kernels {
 template <class T>
 const Kernels<T>& kernels();
 
-// Of `words` 8-byte words of `data` from word `first` on; the checksum of a whole is the sum
-// (modulo 2^64) of those of its parts.
-uint64_t checksum(const void* data, int64_t first, int64_t words);
+// Of `count` 8-byte words, the first of which is word `first` of the whole; the checksum of a whole
+// is the sum (modulo 2^64) of those of its parts.
+uint64_t checksum(const void* words, int64_t first, int64_t count);
 
-// "avx512", "avx2" or "portable": what kernels() chose.
+// "avx512_vnni", "avx512", "avx2" or "portable": what kernels() chose.
 const char* instruction_set();
 
 }  // namespace albert_act_fast::cpu

@@ -198,10 +198,11 @@ def test_bar_is_fine_grained_and_falls_back():
 
 def test_without_a_model_the_shipped_one_runs(command):
     result = command("depth", "so")
-    assert result.stdout.startswith("model  mlm (ships with the package); at most 12 iterations;")
+    assert result.stdout.startswith("model  sentence (ships with the package); at most 12 iter")
     found = json.loads(command("depth", "--json", "so").stdout)
-    assert (found["model"]["name"], found["model"]["shipped"]) == ("mlm", True)
-    by_path = json.loads(command("depth", "--json", "so", "--model", shipped_model("mlm")).stdout)
+    assert (found["model"]["name"], found["model"]["shipped"]) == ("sentence", True)
+    folder = shipped_model("sentence")
+    by_path = json.loads(command("depth", "--json", "so", "--model", folder).stdout)
     assert by_path["texts"] == found["texts"]
     assert by_path["model"]["shipped"] is False
     assert json.loads(command("depth", "--json", "so", "--model", "sst2").stdout)["texts"]

@@ -105,7 +105,7 @@ def test_result_and_notices(encode, command, checkpoint, texts, tmp_path):
     assert summary["totals"]["texts"] == 6
     assert 1 <= summary["totals"]["mean_iterations"] <= 12
     result = command("encode", texts, "--output", tmp_path / "y.npy")
-    assert f"wrote {tmp_path / 'y.npy'}: 6 x 192, cls pooling" in result.stderr  # the shipped model
+    assert f"wrote {tmp_path / 'y.npy'}: 6 x 384, cls pooling" in result.stderr  # the shipped model
     assert result.stdout == ""
 
 

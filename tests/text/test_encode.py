@@ -342,7 +342,7 @@ def test_a_model_without_a_pooler(tokenizer, tmp_path):
 
 
 def test_loading_is_quiet(capfd):
-    TextEncoder.from_pretrained("mlm").encode("so")
+    TextEncoder.from_pretrained("sentence").encode("so")
     assert capfd.readouterr() == ("", "")
 
 

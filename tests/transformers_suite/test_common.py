@@ -43,6 +43,14 @@ CHOICES = {
         "not an ALBERT-ACT checkpoint; 25 weights of the embeddings and the encoder are missing",
         "loads a checkpoint without any weight, which is an error here and no model at random",
     ),
+    "test_can_set_attention_dynamically": (
+        "got 'foo', expected 'eager', 'sdpa' or nothing: the engine has its own attention",
+        "other names are refused, as wanted, but with what to do here instead",
+    ),
+    "test_sdpa_can_dispatch_non_composite_models": (
+        "False is not true",
+        "the default is 'eager': it chooses nothing here, and lets config.output_attentions be set",
+    ),
 }
 _OWN_STATES = "one layer, called once an iteration: the loop itself collects states, not hooks"
 # Tests that ours skips and ALBERT does not: why.

@@ -1,0 +1,292 @@
+"""The native engine refuses what would make it read or write outside what it was given, or run for
+ever, whoever calls it; and it can be interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+
+import pytest
+import torch
+from support.models import random_model
+
+from albert_act_fast import native
+from albert_act_fast.engine.layer import layer_weights
+
+pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
+LENGTHS = [3, 0, 5, 1]
+TOKENS = sum(LENGTHS)
+
+
+def layer(position: str = "relative_key", dtype: torch.dtype = torch.float32, **config):
+    model = random_model(1, position_embedding_type=position, dtype=dtype, **config)
+    return layer_weights(model.encoder.albert_layer)
+
+
+def engine(weights=None, *, int8: bool = False, library: bool = False):
+    weights = layer() if weights is None else weights
+    return native.library.Engine(weights, int8=int8, library=library)
+
+
+def arguments(dtype: torch.dtype = torch.float32, width: int = 48) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "hidden": torch.randn(TOKENS, width, generator=generator).to(dtype),
+        "offsets": torch.tensor([0, *LENGTHS]).cumsum(0),
+        "positions": torch.cat([torch.arange(length) for length in LENGTHS]),
+        "threshold": 0.99,
+        "max_iterations": 6,
+        "out": torch.full((TOKENS, width), float("nan"), dtype=dtype),
+        "n_updates": torch.full((TOKENS,), float("nan")),
+        "remainders": torch.full((TOKENS,), float("nan")),
+    }
+
+
+def changed(name: str, place: int, value: int):
+    def change(a):
+        a[name][place] = value
+
+    return change
+
+
+def with_value(name: str, value):
+    def change(a):
+        a[name] = value(a[name]) if callable(value) else value
+
+    return change
+
+
+def share(name: str, other: str):
+    def change(a):
+        a[name] = a[other].view(-1)[: a[name].numel()].view(a[name].shape)
+
+    return change
+
+
+def without_memory(a):
+    a["hidden"].untyped_storage().resize_(0)
+
+
+MAX, MIN = 2**63 - 1, -(2**63)
+BAD_RUNS = {
+    "no iteration": (with_value("max_iterations", 0), "max_iterations: got 0, expected at least 1"),
+    "fewer": (with_value("max_iterations", MIN), "max_iterations: got -9223372036854775808"),
+    "threshold": (with_value("threshold", float("nan")), "threshold: got NaN, expected a number"),
+    "first offset": (changed("offsets", 0, 1), r"offsets\[0\]: got 1, expected 0"),
+    "negative offset": (changed("offsets", 0, -1), r"offsets\[0\]: got -1, expected 0"),
+    "falling": (changed("offsets", 1, 9), r"offsets\[2\]: got 3, expected at least 9"),
+    "far": (changed("offsets", 2, MAX), r"offsets\[3\]: got 8, expected at least 9223372036854"),
+    "short": (changed("offsets", -1, 8), r"offsets\[4\]: got 8, expected 9, the rows of hidden"),
+    "long": (changed("offsets", -1, 10), r"offsets\[4\]: got 10, expected 9, the rows of hidden"),
+    "no offsets": (with_value("offsets", lambda x: x[:0]), r"offsets: got shape \(0,\)"),
+    "offsets' shape": (with_value("offsets", lambda x: x[None]), r"offsets: got shape \(1, 5\)"),
+    "far position": (changed("positions", 0, 66), r"positions: got 1 to 66 in sequence 0, expected "
+                     r"at most 63 apart, which is what the 127 rows of distance_embedding reach"),
+    "low position": (changed("positions", 3, -60), r"positions: got -60 to 4 in sequence 2"),
+    "overflow": (changed("positions", 4, MIN), r"positions: got -9223372036854775808 to 4"),
+    "positions' shape": (with_value("positions", lambda x: x[1:]), r"positions: got shape \(8,\)"),
+    "int32": (with_value("positions", lambda x: x.int()), r"positions: got torch.int32, expected"),
+    "no ids": (with_value("positions", lambda x: x.float()), "positions: got float32, expected"),
+    "vector": (with_value("hidden", lambda x: x[0]), r"hidden: got shape \(48,\), expected"),
+    "narrow": (with_value("hidden", lambda x: x[:, 1:].contiguous()),
+               r"hidden: got shape \(9, 47\), expected \(9, 48\)"),
+    "other dtype": (with_value("hidden", lambda x: x.bfloat16()),
+                    "hidden: got bfloat16, expected float32"),
+    "strided": (with_value("hidden", lambda x: x.T.contiguous().T), "hidden: expected a contig"),
+    "sparse": (with_value("hidden", lambda x: x.to_sparse()), "hidden: expected a contig"),
+    "negated": (with_value("hidden", torch._neg_view), "hidden: expected a contig"),
+    "meta": (with_value("out", lambda x: x.to("meta")), "out: is on meta, expected a CPU tensor"),
+    "no memory": (without_memory, "hidden: has no memory, expected a tensor with data"),
+    "out's shape": (with_value("out", lambda x: x[1:]), r"out: got shape \(8, 48\)"),
+    "n_updates": (with_value("n_updates", lambda x: x[1:]), r"n_updates: got shape \(8,\)"),
+    "float64": (with_value("remainders", lambda x: x.double()), "remainders: got torch.float64"),
+    "out is hidden": (share("out", "hidden"), "out: shares memory with hidden"),
+    "n_updates in out": (share("n_updates", "out"), "out: shares memory with n_updates"),
+    "remainders in hidden": (share("remainders", "hidden"), "remainders: shares memory with h"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_RUNS.values(), ids=list(BAD_RUNS))
+def test_bad_arguments_are_refused(change, message):
+    """And change nothing: neither the outputs nor the next run."""
+    packed, good = engine(), arguments()
+    packed.run(**good)
+    bad = arguments()
+    change(bad)
+    with pytest.raises(ValueError, match=message):
+        packed.run(**bad)
+    for name in ("out", "n_updates", "remainders"):
+        if bad[name].is_cpu and "shares" not in message:
+            assert bad[name].isnan().all()
+    again = arguments()
+    packed.run(**again)
+    assert torch.equal(again["out"], good["out"])
+
+
+def test_what_is_no_tensor_is_named():
+    with pytest.raises(TypeError, match="hidden: got <class 'list'>, expected a tensor"):
+        engine().run(**(arguments() | {"hidden": [[1.0]]}))
+
+
+def test_positions_may_be_anything_without_a_distance_table():
+    packed, a = engine(layer("absolute")), arguments()
+    a["positions"][:] = MAX
+    packed.run(**a)
+    assert a["out"].isfinite().all()
+
+
+def test_no_token_and_no_sequence():
+    a = arguments()
+    for name in ("hidden", "positions", "out", "n_updates", "remainders"):
+        a[name] = a[name][:0]
+    for offsets in ([0], [0, 0, 0]):
+        assert engine().run(**(a | {"offsets": torch.tensor(offsets)})) == []
+
+
+def pair(name: str, part: int, value):
+    def change(weights):
+        both = list(getattr(weights, name))
+        both[part] = value(both[part])
+        return {name: tuple(both)}
+
+    return change
+
+
+PAIRS = "key value dense ffn ffn_output attention_norm output_norm halting".split()
+BAD_LAYERS = {
+    **{
+        f"{name} {part}": (
+            pair(name, i, lambda x: x[..., 1:] if x.numel() > 1 else x.new_zeros(2)),
+            rf"layer.{name} {part}: got shape .*, expected \(",
+        )
+        for name in PAIRS
+        for i, part in enumerate(("weight", "bias"))
+    },
+    "query": (pair("query", 0, lambda x: x[:-1]), r"layer.query weight: got shape \(47, 48\)"),
+    "a vector": (pair("query", 0, lambda x: x[0]), "layer.query weight: got .*, expected a m"),
+    "dtype": (pair("ffn", 0, lambda x: x.bfloat16()), "layer.ffn weight: got bfloat16, expect"),
+    "meta": (pair("ffn", 0, lambda x: x.to("meta")), "layer.ffn weight: is on meta, expected"),
+    "no bias": (pair("ffn", 1, lambda x: None), "layer.ffn bias: got .*, expected a tensor"),
+    "no pair": (lambda _: {"ffn": None}, r"layer.ffn: expected \(weight, bias\)"),
+    "heads": (lambda _: {"heads": 7}, "layer.heads: got 7, expected a number that divides the 48"),
+    "no heads": (lambda _: {"heads": 0}, "layer.heads: got 0"),
+    "words": (lambda _: {"heads": "4"}, "layer.heads: got 4, expected a whole number"),
+    "activation": (lambda _: {"activation": "tanh"}, "layer.activation: got tanh, expected gelu"),
+    "eps": (lambda _: {"output_eps": None}, "layer.output_eps: got None, expected a number"),
+    "no table": (lambda w: {"distance_embedding": w.distance_embedding[:0]},
+                 r"layer.distance_embedding: got shape \(0, 12\)"),
+    "narrow table": (lambda w: {"distance_embedding": w.distance_embedding[:, 1:]},
+                     r"layer.distance_embedding: got shape \(127, 11\), expected \(127, 12\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_LAYERS.values(), ids=list(BAD_LAYERS))
+def test_bad_layers_are_refused(change, message):
+    weights = layer()
+    with pytest.raises((ValueError, TypeError), match=message):
+        engine(dataclasses.replace(weights, **change(weights)))
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(TypeError, match="layer: has no query, expected the fields of LayerWeights"):
+        engine(object())
+
+
+def test_weights_may_have_any_strides():
+    weights = layer()
+    transposed = {
+        name: (value[0].T.contiguous().T, value[1])
+        for name, value in vars(weights).items()
+        if isinstance(value, tuple) and value[0].dim() == 2
+    }
+    assert not transposed["ffn"][0].is_contiguous()
+    expected, result = arguments(), arguments()
+    engine(weights).run(**expected)
+    engine(dataclasses.replace(weights, **transposed)).run(**result)
+    assert torch.equal(result["out"], expected["out"])
+
+
+def test_odd_bfloat16_products_need_onednn():
+    odd = layer("absolute", torch.bfloat16, intermediate_size=95)
+    with pytest.raises(ValueError, match="library: got false for bfloat16 products of 95 inputs"):
+        engine(odd)
+    engine(odd, int8=True)
+
+
+def test_int8_products_whose_sums_do_not_fit_are_refused():
+    most = native.library.MAX_INT8_INPUTS
+    assert 255 * 127 * most < 2**31 <= 255 * 127 * (most + 1)
+    for inner in (most, most + 1):
+        weights = layer("absolute", hidden_size=4, intermediate_size=inner)
+        engine(weights)
+        if inner == most:
+            engine(weights, int8=True)
+        else:
+            with pytest.raises(ValueError, match=f"has {inner} inputs, expected at most {most}"):
+                engine(weights, int8=True)
+
+
+def test_int8_sums_of_the_most_inputs_are_exact():
+    """All products of the largest factors: the sum comes within one of the largest int32."""
+    most = native.library.MAX_INT8_INPUTS
+    weights = layer("absolute", hidden_size=4, intermediate_size=most, hidden_act="relu")
+    ones = {
+        "ffn": (torch.zeros(most, 4), torch.ones(most)),
+        "ffn_output": (torch.eye(4)[:, :1] * torch.ones(4, most), torch.zeros(4)),
+        "attention_norm": (torch.zeros(4), torch.zeros(4)),
+    }
+    a, expected = arguments(width=4), arguments(width=4)
+    engine(dataclasses.replace(weights, **ones), int8=True).run(**a)
+    engine(dataclasses.replace(weights, **ones)).run(**expected)
+    torch.testing.assert_close(a["out"], expected["out"], rtol=0, atol=1e-2)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def never_halting():
+    """p is 0 for every token, so that a run ends after max_iterations and not before."""
+    weights = layer()
+    zero = (torch.zeros_like(weights.halting[0]), torch.full((1,), -200.0))
+    return dataclasses.replace(weights, halting=zero)
+
+
+def interrupted_run(packed) -> None:
+    """Interrupts a run that would not end in a lifetime, at the third signal. The timer counts this
+    process's own time on a processor, nearly all of which passes in the run, however busy the
+    machine is."""
+    signals = []
+
+    def interrupt(*_):
+        signals.append(1)
+        if len(signals) == 3:
+            raise Interrupted
+
+    before = signal.signal(signal.SIGPROF, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_PROF, 0.1, 0.1)
+        with pytest.raises(Interrupted):
+            packed.run(**(arguments() | {"max_iterations": 2**62}))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def test_a_run_can_be_interrupted_and_the_next_is_right():
+    packed, expected, result = engine(never_halting()), arguments(), arguments()
+    packed.run(**expected)
+    memory = packed.workspace_bytes
+    interrupted_run(packed)
+    packed.run(**result)
+    for name in ("out", "n_updates", "remainders"):
+        assert torch.equal(result[name], expected[name])
+    # The engine's own memory served: its lock was given back.
+    assert packed.workspace_bytes == memory
+
+
+def test_messages_name_no_path():
+    with pytest.raises(ValueError, match="max_iterations") as error:
+        engine().run(**(arguments() | {"max_iterations": 0}))
+    assert not re.search(r"csrc|\.cpp|\.h\b", str(error.value))
