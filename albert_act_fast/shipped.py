@@ -43,14 +43,18 @@ def pooling(folder: str | os.PathLike) -> str:
     Read where SentenceTransformers keeps it, `1_Pooling/config.json`; "mean" if there is none.
 
     Raises:
-        ValueError: it says neither or both.
+        ValueError: it says something else, or more than one.
     """
     file = Path(folder) / "1_Pooling" / "config.json"
     if not file.is_file():
         return "mean"
     settings = json.loads(file.read_text(encoding="utf-8"))
     modes = {name for name, value in settings.items() if name.startswith("pooling_mode_") and value}
+    if "pooling_mode" in settings:  # as sentence-transformers 6 writes it
+        mode = settings["pooling_mode"]
+        modes = {mode} if isinstance(mode, str) else set(mode)
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    known |= {"mean": "mean", "cls": "cls"}
     if len(modes) != 1 or not modes <= known.keys():
         raise ValueError(f"{file}: pooling {sorted(modes)}, expected one of {sorted(known)}.")
     return known[modes.pop()]

@@ -115,6 +115,7 @@ class TextEncoder(TextTasks):
         """Of a model that nobody else holds."""
         self = cls.__new__(cls)
         self._set_up(loaded.model, loaded.tokenizer, loaded.missing, **settings)
+        self.pooling = loaded.pooling
         return self
 
     def _set_up(
@@ -130,6 +131,8 @@ class TextEncoder(TextTasks):
             model.quantize(quantization)
         model = model.to(device=device, dtype=dtype)
         self._missing = missing
+        # Of `encode` where it is not told.
+        self.pooling = "mean"
         config = model.config
         bare = self._bare(model)
         # Frozen and in inference: what is chosen now is what every call would choose.
@@ -191,7 +194,7 @@ class TextEncoder(TextTasks):
         self,
         sentences: str | Iterable[str],
         *,
-        pooling: str = "mean",
+        pooling: str | None = None,
         normalize: bool = False,
         show_progress: bool | None = None,
         batch_tokens: int | None = None,
@@ -214,7 +217,9 @@ class TextEncoder(TextTasks):
         Args:
             sentences: a string, or any iterable of strings.
             pooling: "mean" of all tokens' states, [CLS] and [SEP] included; "cls", the state of
-                the first token; "pooler", the model's pooler_output.
+                the first token; "pooler", the model's pooler_output. Default, what the model's
+                folder says (1_Pooling/config.json, as sentence-transformers writes it), else
+                "mean".
             normalize: divide each embedding by its Euclidean norm.
             show_progress: a progress bar on stderr; None, on a terminal after two seconds.
             batch_tokens: most tokens in a batch (at least one text); default 2048 on a CPU.
@@ -291,7 +296,7 @@ class TextEncoder(TextTasks):
         sentences: Iterable[str],
         *,
         ordered: bool = True,
-        pooling: str = "mean",
+        pooling: str | None = None,
         normalize: bool = False,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -344,11 +349,17 @@ class TextEncoder(TextTasks):
         settings: pipeline.Settings,
         options: TokenizeOptions,
         *,
-        pooling: str,
+        pooling: str | None,
         normalize: bool,
         max_iterations: int | None,
         act_epsilon: float | None,
     ) -> Iterator[TextEmbedding | TextError]:
+        pooling = self.pooling if pooling is None else pooling
+        if pooling is None:
+            raise ValueError(
+                "pooling: the model's 1_Pooling/config.json asks for another one than mean and cls; "
+                "name the one to use."
+            )
         _one_of("pooling", pooling, POOLINGS)
         bare = self._bare(self._frozen.model)
         if pooling == "pooler" and (bare.pooler is None or self._lacks("pooler.")):

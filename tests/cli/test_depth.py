@@ -275,8 +275,8 @@ def test_options_that_exclude_each_other(error):
     assert error("depth", "so", "--split", "--truncate").startswith("--split, --truncate: got both")
 
 
-def test_texts_of_unknown_pieces_alone_are_refused(error, document):
-    found = error("depth", "so", "日本語")
+def test_texts_of_unknown_pieces_alone_are_refused(error, document, checkpoint):
+    found = error("depth", "so", "日本語", "--model", checkpoint)
     assert found.startswith("TEXT 2: got '日本語', of which the tokenizer's vocabulary knows no")
     # Beside known ones they stand.
     assert document("so 日本語")["texts"][0]["tokens"][1] == "▁so"

@@ -182,7 +182,7 @@ class TestWhatCannotBeResumed:
         assert os.listdir(tmp_path) == ["texts.txt"]
 
     def test_other_options(self, error, cut):
-        message = error(*cut("cut.npy", "--resume", "--pooling", "mean"))
+        message = error(*cut("cut.npy", "--resume", "--pooling", "cls"))
         assert "was begun with another model, tokenizer or options" in message
 
     def test_another_model(self, error, cut, texts, tmp_path):
@@ -285,7 +285,7 @@ def test_safetensors_of_an_odd_width(command, texts, tmp_path, count):
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert file.get_tensor("embeddings").shape == (count, 35)
         assert file.get_tensor("lines").tolist() == list(range(1, count + 1))
-        assert json.loads(file.metadata()["made_with"])["pooling"] == "cls"
+        assert json.loads(file.metadata()["made_with"])["pooling"] == "mean"
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -314,6 +314,6 @@ def test_all_formats_hold_the_same(command, arguments, tmp_path, suffix):
         found = np.stack(table["embedding"].to_numpy())
         lines = table["line"].to_pylist()
         assert table["text"].to_pylist() == LINES
-        assert json.loads(table.schema.metadata[b"made_with"])["pooling"] == "cls"
+        assert json.loads(table.schema.metadata[b"made_with"])["pooling"] == "mean"
     np.testing.assert_array_equal(found, expected)
     assert lines is None or lines == list(range(1, len(LINES) + 1))

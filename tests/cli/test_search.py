@@ -72,3 +72,11 @@ def test_refuses(run, tmp_path):
         run("music", file=tmp_path / "none.txt")
     with pytest.raises(CommandError, match="--model: got 'none/such'"):
         run("music", "--model", "none/such")
+
+
+def test_lines_that_say_nothing_are_counted(run, tmp_path):
+    file = tmp_path / "some.txt"
+    file.write_text("\nThe orchestra played.\n\U0001d54f\U0001d54f\n\n")
+    found = json.loads(run("music", "--json", file=file))
+    assert (found["lines"], found["found"][0]["line"]) == (1, 2)
+    assert found["skipped"] >= 2

@@ -23,7 +23,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def shipped() -> TextEncoder:
-    return TextEncoder.from_pretrained("mlm")
+    return TextEncoder.from_pretrained("sentence")
 
 
 class TestSentenceTransformers:
@@ -39,8 +39,8 @@ class TestSentenceTransformers:
         from albert_act_fast.text.sentence_transformers import AlbertActTransformer
 
         module_class = Transformer if module == "its own" else AlbertActTransformer
-        transformer = module_class(str(shipped_model("mlm")))
-        model = SentenceTransformer(modules=[transformer, Pooling(192, "mean")], device="cpu")
+        transformer = module_class(str(shipped_model("sentence")))
+        model = SentenceTransformer(modules=[transformer, Pooling(384, "mean")], device="cpu")
         np.testing.assert_allclose(model.encode(TEXTS), shipped.encode(TEXTS), atol=2e-5)
         # The engine, not the dense loop.
         with torch.inference_mode():
@@ -53,8 +53,8 @@ class TestSentenceTransformers:
 
         from albert_act_fast.text.sentence_transformers import AlbertActTransformer
 
-        transformer = AlbertActTransformer(str(shipped_model("mlm")))
-        SentenceTransformer(modules=[transformer, Pooling(192, "mean")]).save(str(tmp_path / "st"))
+        transformer = AlbertActTransformer(str(shipped_model("sentence")))
+        SentenceTransformer(modules=[transformer, Pooling(384, "mean")]).save(str(tmp_path / "st"))
         code = (
             "import json, sys\n"
             "from sentence_transformers import SentenceTransformer\n"
