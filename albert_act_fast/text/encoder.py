@@ -357,8 +357,8 @@ class TextEncoder(TextTasks):
         pooling = self.pooling if pooling is None else pooling
         if pooling is None:
             raise ValueError(
-                "pooling: the model's 1_Pooling/config.json asks for another one than mean and cls; "
-                "name the one to use."
+                "pooling: the model's 1_Pooling/config.json asks for another one than mean and "
+                "cls; name the one to use."
             )
         _one_of("pooling", pooling, POOLINGS)
         bare = self._bare(self._frozen.model)

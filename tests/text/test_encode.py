@@ -364,7 +364,7 @@ def test_pooling_is_the_model_s_own_unless_told(model, tokenizer, tmp_path):
     config = tmp_path / "1_Pooling" / "config.json"
     for content in ('{"pooling_mode_max_tokens": true}', '{"pooling_mode": ["mean", "max"]}'):
         config.write_text(content)
-        with pytest.raises(ValueError, match="pooling: the model's 1_Pooling/config.json asks for"):
+        with pytest.raises(ValueError, match="asks for another one than mean and cls"):
             TextEncoder.from_pretrained(tmp_path).encode(TEXTS)
         assert TextEncoder.from_pretrained(tmp_path).encode(TEXTS, pooling="mean").shape == (6, 48)
     for content in ('{"pooling_mode_cls_token": true}', '{"pooling_mode": "cls"}'):
