@@ -221,6 +221,21 @@ def test_a_hub_that_cannot_be_reached_is_not_waited_for(monkeypatch):
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
+def test_caches_of_prepared_products_are_bounded_unless_told(monkeypatch):
+    code = (
+        "import os, sys\n"
+        "sys.argv = ['albert-act-fast', '--version']\n"
+        "from albert_act_fast.cli.start import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(*(os.environ[n + '_CACHE_CAPACITY'] for n in ('LRU', 'ONEDNN_PRIMITIVE')))\n"
+    )
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    assert run(code=code).stdout.splitlines()[-1] == "7 64"
+
+
 def test_completion_is_offered():
     result = run("--show-completion", "bash")
     assert result.returncode == 0, result.stderr
