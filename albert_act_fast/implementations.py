@@ -82,6 +82,9 @@ def _availability(device_type: str) -> dict[str, str | None]:
             )
             if name == "cpp" and device_type == "cpu" and native.why_no_cpp is not None:
                 reasons[name] = native.why_no_cpp
+            if name == "cuda" and device_type == "cpu":
+                built = "the CUDA operators were built, and run on CUDA devices alone"
+                reasons[name] = native.why_no_cuda() or built
             if name == "cuda" and device_type == "cuda":
                 reasons[name] = native.why_no_cuda() or reasons[name]
             if name == "triton":

@@ -219,11 +219,6 @@ def _position_limit(config: AlbertActConfig, embeddings: nn.Module, encoder: nn.
     else:
         rows, what = table_size(attention.distance_embedding), "distance embeddings"
         rows = None if rows is None else (rows + 1) // 2
-        if rows is not None and attention.max_position_embeddings != rows:
-            raise ValueError(
-                f"attention.max_position_embeddings: got {attention.max_position_embeddings}, "
-                f"expected {rows}, as the table of distances has."
-            )
     if rows is not None and limit > rows:
         raise ValueError(
             f"max_position_embeddings: got {limit}, but the model's {what} were made for {rows}."

@@ -10,6 +10,7 @@ from torch import nn
 from albert_act_fast.configuration import AlbertActConfig
 from albert_act_fast.engine.row_wise import changed
 from albert_act_fast.modeling import AlbertActModel
+from albert_act_fast.modeling.base import refuse_tracing
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -119,6 +120,7 @@ class _EngineForward:
         }
 
     def __call__(self, *args, **kwargs):
+        refuse_tracing()
         # Looked up at every call, so that modules replaced in the host (resized, quantised,
         # adapted ones) are the ones that run.
         for name in self.shared:

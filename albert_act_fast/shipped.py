@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from importlib.resources import files
 from pathlib import Path
 
 _MODELS = files("albert_act_fast") / "data" / "models"
+DEFAULT_MODEL = "sentence"
 
 
 def shipped_models() -> list[str]:
@@ -15,13 +18,13 @@ def shipped_models() -> list[str]:
     return sorted(entry.name for entry in _MODELS.iterdir() if (entry / "config.json").is_file())
 
 
-def shipped_model(name: str) -> Path:
+def shipped_model(name: str = DEFAULT_MODEL) -> Path:
     """The folder of a shipped model, for `from_pretrained`; its README.md is the model card.
 
     Args:
-        name: "sst2", sentiment of English sentences (`AlbertActForSequenceClassification`), or
-            "mlm", the pre-trained model it was fine-tuned from (`AlbertActForPreTraining`,
-            `AlbertActForMaskedLM`).
+        name: "sentence", a sentence encoder (`AlbertActModel`; the mean of the token states is the
+            embedding), or "sst2", sentiment of English sentences
+            (`AlbertActForSequenceClassification`), an older and smaller model.
 
     Raises:
         ValueError: there is no such model; the message lists those there are.
@@ -32,3 +35,26 @@ def shipped_model(name: str) -> Path:
             f"name: got {name!r}, expected one of {', '.join(known) or '(none is installed)'}."
         )
     return Path(str(_MODELS / name))
+
+
+def pooling(folder: str | os.PathLike) -> str:
+    """How a sentence encoder's token states become one embedding: "mean" or "cls".
+
+    Read where SentenceTransformers keeps it, `1_Pooling/config.json`; "mean" if there is none.
+
+    Raises:
+        ValueError: it says something else, or more than one.
+    """
+    file = Path(folder) / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    modes = {name for name, value in settings.items() if name.startswith("pooling_mode_") and value}
+    if "pooling_mode" in settings:  # as sentence-transformers 6 writes it
+        mode = settings["pooling_mode"]
+        modes = {mode} if isinstance(mode, str) else set(mode)
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    known |= {"mean": "mean", "cls": "cls"}
+    if len(modes) != 1 or not modes <= known.keys():
+        raise ValueError(f"{file}: pooling {sorted(modes)}, expected one of {sorted(known)}.")
+    return known[modes.pop()]

@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = batches.at(step)
         with autocast(args.precision, model.device):
-            output = model(**batch, implementation="reference")
+            output = model(**batch, implementation=args.implementation)
         depths = DepthMeter()
         token = batch["attention_mask"].bool()
         cls = batch["input_ids"] == tokenizer.cls_token_id
@@ -180,6 +180,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="default 0")
     add("--precision", choices=("fp32", "bf16"), default="bf16", help="default bf16 (autocast)")
     add("--save-dtype", choices=("float32", "float16"), default="float32", help="of the weights")
+    add(
+        "--implementation",
+        choices=("reference", "torch"),
+        default="reference",
+        help="torch computes running tokens only; reference all, and can be compiled (default)",
+    )
     add("--compile", action="store_true", help="compile the layer (needs a C++ compiler; faster)")
     add("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     add("--skip-malformed", action="store_true", help="leave malformed lines out (QQP has some)")

@@ -185,7 +185,8 @@ def save_model(model: PreTrainedModel, tokenizer, output: Path, dtype: str) -> N
 def start_log(output: Path, args: Namespace, **facts) -> None:
     """Writes the arguments (without paths and what changes no result) as the first line; on
     resuming, those that have changed since."""
-    unwritten = {"text", "data", "model", "output", "threads", "stop_after"}
+    unwritten = {"text", "data", "glue", "teacher", "states", "model", "output", "threads"}
+    unwritten.add("stop_after")
     given = {name: value for name, value in vars(args).items() if name not in unwritten}
     output.mkdir(parents=True, exist_ok=True)
     log, checkpoint = output / LOG, output / CHECKPOINT

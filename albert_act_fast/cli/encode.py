@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from albert_act_fast import TextEncoder
 
 
+# Texts in a window: sorted by length together, and what a run that is killed loses at most.
+_WINDOW = 4096
+
+
 class Pooling(str, Enum):
     """How a text's states become one embedding."""
 
@@ -44,13 +48,14 @@ def encode(
     ],
     field: options.FieldOption = None,
     pooling: Annotated[
-        Pooling,
+        Pooling | None,
         typer.Option(
             "--pooling",
-            help="cls: the state of [CLS]; mean: of all tokens, [CLS] and [SEP] included; "
+            help="mean: of all tokens' states, [CLS] and [SEP] included; cls: the state of [CLS]; "
             "pooler: the model's pooler_output.",
+            show_default="what the model's 1_Pooling/config.json says, else mean",
         ),
-    ] = Pooling.CLS,
+    ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Divide each embedding by its norm.")
     ] = False,
@@ -97,7 +102,7 @@ def encode(
         encoder = running.load(model, implementation, device, dtype, quantization, threads)
         name = running.DEFAULT_MODEL if model is None else model
         settings = {
-            "pooling": pooling.value,
+            "pooling": encoder.pooling if pooling is None else pooling.value,
             "normalize": normalize,
             "max_iterations": max_iterations,
             "act_epsilon": act_epsilon,
@@ -106,7 +111,7 @@ def encode(
         stack.callback(job.writer.close)
         description = {
             **running.describe(name, encoder, max_iterations, act_epsilon),
-            "pooling": pooling.value,
+            "pooling": settings["pooling"],
             "normalize": normalize,
             "batch_size": batch_size,
         }
@@ -122,9 +127,10 @@ def encode(
             notice(f"interrupted; {part.kept() or 'nothing was done yet'}")
             raise
     if as_json:
+        totals = {**totals, "resumed_at": job.resumed}
         print_json({**description, "output": str(output), "totals": totals})
     notice(
-        f"wrote {output}: {job.writer.rows} x {encoder.embedding_dimension}, {pooling.value} "
+        f"wrote {output}: {job.writer.rows} x {encoder.embedding_dimension}, {settings['pooling']} "
         f"pooling, {totals['mean_iterations']:.1f} iterations a token"
         + (f", {totals['truncated']} texts cut" if totals["truncated"] else "")
         + (f", {totals['skipped']} empty texts left out" if totals["skipped"] else "")
@@ -163,6 +169,7 @@ class _Job:
         self._reserve(input_file)
         settings = self.encoder._settings(
             batch_size=self.batch_size,
+            window=_WINDOW,
             stops=lambda e: not (skip_empty and e.kind in running.SKIPPED),
             fail_first=True,
             on_window=self._write,
@@ -184,7 +191,6 @@ class _Job:
             "truncated": count["truncated"],
             "tokens": count["tokens"],
             "mean_iterations": count["rows"] / max(count["tokens"], 1),
-            "resumed_at": self.resumed,
         }
 
     def finish(self, description: dict) -> None:

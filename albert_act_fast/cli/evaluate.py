@@ -150,7 +150,7 @@ def _require_libraries(data: str) -> None:
 
 
 def _compare(network, tokenizer, task: Task, data: str, implementation, settings) -> Comparison:
-    from albert_act_fast.glue import PredictionsDiffer, compare
+    from albert_act_fast.glue import NotFinite, PredictionsDiffer, compare
 
     try:
         with _progress(task.name) as on_batch:
@@ -163,7 +163,7 @@ def _compare(network, tokenizer, task: Task, data: str, implementation, settings
                 on_batch=on_batch,
                 **settings,
             )
-    except PredictionsDiffer as error:
+    except (PredictionsDiffer, NotFinite) as error:
         raise CommandError(one_line(error), FAILURE) from None
     except (ValueError, ImportError) as error:
         raise CommandError(one_line(error)) from None

@@ -34,8 +34,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="DIR|NAME",
-        help="A folder, a hub name, or a small trained model that ships: mlm or sst2.",
-        show_default="mlm",
+        help="A folder, a hub name, or a small trained model that ships: sentence or sst2.",
+        show_default="sentence",
     ),
 ]
 ImplementationOption = Annotated[

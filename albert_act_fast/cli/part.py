@@ -8,18 +8,19 @@ next run finds it, and a lock tells whether its owner is still at work.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
 from pathlib import Path
 
 from albert_act_fast.cli.errors import FAILURE, CommandError, file_error
 
 _LONGEST_NAME = 255
+_FILES = ("data", "lines", "complete", "note.new", "note.json")
 
 
 class Part:
@@ -46,6 +47,7 @@ class Part:
             self._target = Path(os.path.realpath(output))
             self._refuse_existing()
             self.path = _beside(self._target)
+            self._files = [str(self.path / name) for name in _FILES]
             self.note, self.discarded = None, 0
             self._open(resume)
         except OSError as error:
@@ -79,7 +81,7 @@ class Part:
             os.replace(file, self._target)
         except OSError as error:
             raise file_error("--output", self.output, error, "written", FAILURE) from None
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._remove()
 
     def kept(self) -> str | None:
         """What a run that ends now leaves, in words; None if that is nothing."""
@@ -93,13 +95,21 @@ class Part:
     def tidy(self) -> None:
         """Removes the folder unless there is something to resume."""
         if self.note is None and self._lock is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove()
 
     def close(self) -> None:
         """Gives up the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _remove(self) -> None:
+        # Not shutil.rmtree, which may fail where memory has run out.
+        for name in self._files:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
 
     def _refuse_existing(self) -> None:
         try:

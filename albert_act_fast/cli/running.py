@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # The shipped model that runs where none is named.
-DEFAULT_MODEL = "mlm"
+DEFAULT_MODEL = "sentence"
 
 _ADVICE = {
     "too long": "--truncate cuts texts that are longer",
@@ -212,6 +212,28 @@ def _check_name(name: str) -> None:
             )
     elif not name or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise CommandError(f"--model: got {name!r}, which does not exist; expected a folder")
+    else:
+        _offline_where_the_hub_is_not()
+
+
+def _offline_where_the_hub_is_not(timeout: float = 3.0) -> None:
+    """Without a connection the hub's library tries again and again, for half a minute; what its
+    cache holds is found at once where it knows that it is offline."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    if os.environ.get("HF_HUB_OFFLINE") or getproxies():
+        return
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname, port), timeout).close()
+    except OSError:
+        import huggingface_hub.constants
+
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def _loading(name: str, load):

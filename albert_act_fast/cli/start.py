@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 
+# What PyTorch and oneDNN prepare for each shape of a product they keep, for 1024 shapes unless told
+# otherwise before PyTorch is loaded. A bfloat16 call takes about 1 MiB, and halting gives ever new
+# shapes.
+_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+_CACHED_SHAPES = "64"
+
 
 def main() -> None:
     """`albert-act-fast`."""
     from albert_act_fast.cli import signals
 
     signals.install()
+    for name in _CACHES:
+        os.environ.setdefault(name, _CACHED_SHAPES)
     _hold_standard_streams()
     from albert_act_fast.cli.app import run
 

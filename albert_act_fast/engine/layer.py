@@ -203,6 +203,8 @@ def inspect(embeddings: nn.Module, encoder: nn.Module, containers: dict[str, typ
                 reason = f"is a {type(module).__name__}, not a {containers[path].__name__}"
             elif extra := _unknown_children(path, module):
                 reason = f"has a further module, {extra}"
+            elif path.endswith("attention"):
+                reason = _changed_attention(module)
         if reason is not None:
             return Inspection(f"{path} {reason}", {}, None)
         if kind == "container":
@@ -228,6 +230,19 @@ def _paths() -> tuple[tuple[str, tuple[str, tuple[str, ...]], str], ...]:
         top, *names = path.split(".")
         split.append((path, (top, tuple(names)), kind))
     return tuple(split)
+
+
+def _changed_attention(attention: nn.Module) -> str | None:
+    """Engines take sizes from the weights; None where the attributes still say the same."""
+    query = getattr(attention.query, "out_features", None)
+    heads, size = attention.num_attention_heads, attention.attention_head_size
+    if query is not None and heads * size != query:
+        return f"has {heads} heads of {size} columns, but queries of {query}"
+    if attention.relative:
+        rows = getattr(attention._modules.get("distance_embedding"), "num_embeddings", None)
+        if rows is not None and rows != 2 * attention.max_position_embeddings - 1:
+            return f"has {rows} distances for max_position_embeddings={(rows + 1) // 2} alone"
+    return None
 
 
 def _unknown_children(path: str, module: nn.Module) -> str | None:
@@ -270,11 +285,12 @@ def _why_not_plain(module: nn.Module, kind: str) -> str | None:
     return None
 
 
-def missing_weights(embeddings: nn.Module, encoder: nn.Module) -> str | None:
-    """Name of a weight on the meta device that no hook or forward of a tool (which offloads them)
-    would bring to memory, or None."""
-    for top, root in (("embeddings", embeddings), ("encoder", encoder)):
-        found = _on_meta(top, root)
+def missing_weights(model: nn.Module) -> str | None:
+    """Name of a base model's weight on the meta device that no hook or forward of a tool (which
+    offloads them) would bring to memory, or None."""
+    for name in ("embeddings", "encoder", "pooler"):
+        part = model._modules.get(name)
+        found = None if part is None else _on_meta(name, part)
         if found is not None:
             return found
     return None

@@ -57,8 +57,8 @@ class _Recompute(torch.autograd.Function):
             a is not b for a, b in zip(now, parameters, strict=True)
         ):
             raise RuntimeError(
-                "AlbertActModel: its parameters were replaced between the forward and the backward "
-                "pass, which computes the batch again. Call the model with "
+                "AlbertActModel: its parameters were changed for others between forward and "
+                "backward pass, which computes the batch again. Call the model with "
                 "implementation='torch' or 'reference' to keep what the backward pass needs."
             )
         again = torch.is_grad_enabled()  # create_graph=True

@@ -4,6 +4,7 @@ from albert_act_fast.glue.data import Example, GlueDataError, read_examples, tas
 from albert_act_fast.glue.evaluate import (
     Comparison,
     Evaluation,
+    NotFinite,
     PredictionsDiffer,
     compare,
     evaluate,
@@ -16,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "GlueDataError",
+    "NotFinite",
     "PredictionsDiffer",
     "Task",
     "compare",

@@ -27,6 +27,10 @@ class PredictionsDiffer(AssertionError):
     """The engine and the reference predict different things; the message names the rows."""
 
 
+class NotFinite(ValueError):
+    """The model gives NaN or infinity, of which a score would still be computed."""
+
+
 @dataclass
 class Evaluation:
     """What one implementation made of a task's split.
@@ -114,7 +118,8 @@ def evaluate(
         GlueDataError: the data are missing or malformed.
         ValueError: the model's labels are not the task's, or the implementation cannot run.
         ImportError: scikit-learn or SciPy is not installed.
-    All of these before the model runs.
+        NotFinite: the model gives values that are no numbers.
+    All but the last before the model runs.
     """
     return _evaluate(
         model,
@@ -301,10 +306,9 @@ class _Run:
 
 
 def _refuse_not_finite(logits: Tensor, implementation: str) -> None:
-    """Of numbers that are none a score would still be computed."""
     bad = (~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(
+        raise NotFinite(
             f"logits: implementation {implementation!r} gives values that are not finite for "
             f"{len(bad)} of {len(logits)} examples, the first is example {bad[0]}, expected "
             "numbers (is the checkpoint damaged? does float32 help?)."

@@ -206,7 +206,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
                 asked for cannot do what the call needs; the message says which and why.
         """
         refuse_unknown(unknown)
-        _refuse_tracing()
+        refuse_tracing()
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -220,6 +220,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
         given = GivenInputs(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds
         )
+        self._check_weights()
         inspection = self._inspect()
         choice = self._choose(
             implementation,
@@ -391,6 +392,14 @@ class AlbertActModel(AlbertActPreTrainedModel):
             int8=self.config.quantization == "int8",
         )
 
+    def _settings(self) -> list:
+        """All that the modules compute with beside their weights."""
+        return [
+            (id(module), [x for x in vars(module).values() if isinstance(x, int | float | str)])
+            for part in (self.embeddings, self.encoder)
+            for module in part.modules()
+        ]
+
     # Packing and the loop depend on the data, so torch.compile leaves them as they are and
     # compiles what stands around them.
     @torch.compiler.disable
@@ -414,10 +423,22 @@ class AlbertActModel(AlbertActPreTrainedModel):
             both = (*self.embeddings.parameters(), *self.encoder.parameters())
             return [p for p in both if p.requires_grad]
 
+        if not call.int8 and any(type(p) is not nn.Parameter for p in parameters()):
+            # Tensors in the parameters' place for this call alone (torch.func.functional_call).
+            followed = dataclasses.replace(call, implementation="torch", gradients=True)
+            return run(followed, inputs)
+        settings = (inspection, *self._settings())
+
         def again(embeds: Tensor | None) -> EncoderResult:
             if call.int8:
                 raise RuntimeError(
                     "quantization: int8 has no gradients; call model.quantize(None) first."
+                )
+            if (self._inspect(), *self._settings()) != settings:
+                raise RuntimeError(
+                    "AlbertActModel: the model was changed between the forward and the backward "
+                    "pass, which computes the batch again. Call it with implementation='torch' or "
+                    "'reference' to keep what the backward pass needs."
                 )
             followed = dataclasses.replace(call, implementation="torch", gradients=True)
             return run(followed, dataclasses.replace(inputs, inputs_embeds=embeds))
@@ -432,16 +453,19 @@ class AlbertActModel(AlbertActPreTrainedModel):
 
     @torch.compiler.disable
     def _check(self, given: GivenInputs) -> ModelInputs:
-        missing = engine.missing_weights(self.embeddings, self.encoder)
+        return check_inputs(self.config, self.embeddings, self.encoder, given)
+
+    @torch.compiler.disable
+    def _check_weights(self) -> None:
+        missing = engine.missing_weights(self)
         if missing is not None:
             raise ValueError(
                 f"{missing}: the weight is on the meta device, which holds no numbers, and no hook "
                 "brings it to memory; load the weights before calling the model."
             )
-        return check_inputs(self.config, self.embeddings, self.encoder, given)
 
 
-def _refuse_tracing() -> None:
+def refuse_tracing() -> None:
     """How often the layer is applied depends on the data: a trace would keep one batch's number.
 
     Raises:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from albert_act_fast.text import loading, pipeline
-from albert_act_fast.text.compute import POOLINGS, FrozenModel, PackedBatch, encode_packed
+from albert_act_fast.text import pipeline
+from albert_act_fast.text.base import WINDOW_TEXTS, FrozenEncoder, one_of
+from albert_act_fast.text.compute import POOLINGS, PackedBatch, encode_packed
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.progress import ProgressBar
 from albert_act_fast.text.results import EncodeResult, TextCost, TextEmbedding
 from albert_act_fast.text.tasks import TextTasks
-from albert_act_fast.text.tokenize import TextTokenizer, TokenizedText, TokenizeOptions
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Tokens in a batch: enough rows for the products, few enough for the caches of a CPU.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-# A window of a text that is split repeats so many tokens of the one before, if they fit.
-_OVERLAP = 64
-# Texts that are held and sorted by length at once, and how many batches their tokens may fill.
-WINDOW_TEXTS = 4096
-_WINDOW_BATCHES = 32
+from albert_act_fast.text.tokenize import TokenizedText, TokenizeOptions
 
 
-class TextEncoder(TextTasks):
+class TextEncoder(FrozenEncoder, TextTasks):
     """Texts to embeddings, classes and depths, any amount of them, in bounded memory.
 
     The encoder owns its weights: a model that is handed over is copied, so that what happens to it
@@ -42,156 +30,11 @@ class TextEncoder(TextTasks):
     texts of like length, and what a text's neighbours are changes only the rounding.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        quantization: str | None = None,
-        implementation: str | None = None,
-    ):
-        """
-        Args:
-            model: any of this package's models; it is copied, and left as it is.
-            tokenizer: the one the model was trained with.
-            device: default, where the model is.
-            dtype: of weights and states; default, the model's.
-            quantization: "int8", or None for the model's own setting.
-            implementation: see `albert_act_fast.implementations`; default, the model's own.
-
-        Raises:
-            TypeError, ValueError: an argument is not what it should be, or the two do not fit.
-        """
-        from albert_act_fast.modeling import AlbertActPreTrainedModel
-
-        if not isinstance(model, AlbertActPreTrainedModel):
-            raise TypeError(
-                f"model: got {type(model).__name__}, expected one of albert_act_fast's models "
-                "(albert_act_fast.accelerate takes over one of the published package)."
-            )
-        self._set_up(
-            copy.deepcopy(model),
-            tokenizer,
-            frozenset(),
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            implementation=implementation,
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        quantization: str | None = None,
-        implementation: str | None = None,
-    ) -> TextEncoder:
-        """
-        Args:
-            name: a folder, a hub name, or the name of a model that ships ("mlm", "sst2").
-            device: default, the GPU if there is one, else the CPU.
-            dtype, quantization, implementation: as in the constructor.
-
-        Raises:
-            OSError, ValueError: it cannot be loaded or is no ALBERT-ACT model.
-        """
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls._of_loaded(
-            loading.load(name),
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            implementation=implementation,
-        )
-
-    @classmethod
-    def _of_loaded(cls, loaded: loading.LoadedModel, **settings) -> TextEncoder:
-        """Of a model that nobody else holds."""
-        self = cls.__new__(cls)
-        self._set_up(loaded.model, loaded.tokenizer, loaded.missing, **settings)
-        return self
-
-    def _set_up(
-        self, model, tokenizer, missing, *, device, dtype, quantization, implementation
-    ) -> None:
-        entries = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > entries:
-            raise ValueError(
-                f"tokenizer: its vocabulary has {len(tokenizer)} entries, expected at most the "
-                f"{entries} of the model."
-            )
-        if quantization is not None:
-            model.quantize(quantization)
-        model = model.to(device=device, dtype=dtype)
-        self._missing = missing
-        config = model.config
-        bare = self._bare(model)
-        # Frozen and in inference: what is chosen now is what every call would choose.
-        model.eval().requires_grad_(False)
-        chosen = bare._choose(implementation, bare._inspect(), model.device)
-        if config.quantization is not None and chosen.name not in ("cpp", "reference"):
-            raise ValueError(
-                f"quantization: got {config.quantization!r}, which only implementation 'cpp' "
-                f"computes; got {chosen.name!r} ({chosen.reason})."
-            )
-        self._frozen = FrozenModel(model, chosen)
-        self._tokenizer = TextTokenizer(tokenizer, config.max_position_embeddings)
-
-    @property
-    def config(self):
-        """The model's configuration, a copy."""
-        return copy.deepcopy(self._frozen.model.config)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._tokenizer.tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        return self._frozen.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._frozen.model.dtype
-
-    @property
-    def implementation(self) -> str:
-        """What computes: the name of an implementation."""
-        return self._frozen.choice.name
-
-    @property
-    def embedding_dimension(self) -> int:
-        """H, the columns of an embedding."""
-        return self._frozen.model.config.hidden_size
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a text that is neither cut nor split, special tokens included."""
-        return self._tokenizer.limit
-
-    def get_sentence_embedding_dimension(self) -> int:
-        """`embedding_dimension`, by the name that SentenceTransformer users know."""
-        return self.embedding_dimension
-
-    def __repr__(self) -> str:
-        model = self._frozen.model
-        precision = model.config.quantization or str(self.dtype).removeprefix("torch.")
-        return (
-            f"TextEncoder({type(model).__name__}, {self.embedding_dimension} columns, {precision}, "
-            f"{self.implementation} on {self.device})"
-        )
-
     def encode(
         self,
         sentences: str | Iterable[str],
         *,
-        pooling: str = "mean",
+        pooling: str | None = None,
         normalize: bool = False,
         show_progress: bool | None = None,
         batch_tokens: int | None = None,
@@ -214,7 +57,9 @@ class TextEncoder(TextTasks):
         Args:
             sentences: a string, or any iterable of strings.
             pooling: "mean" of all tokens' states, [CLS] and [SEP] included; "cls", the state of
-                the first token; "pooler", the model's pooler_output.
+                the first token; "pooler", the model's pooler_output. Default, what the model's
+                folder says (1_Pooling/config.json, as sentence-transformers writes it), else
+                "mean".
             normalize: divide each embedding by its Euclidean norm.
             show_progress: a progress bar on stderr; None, on a terminal after two seconds.
             batch_tokens: most tokens in a batch (at least one text); default 2048 on a CPU.
@@ -241,7 +86,7 @@ class TextEncoder(TextTasks):
         normalize = _same("normalize", normalize, normalize_embeddings)
         if convert_to_tensor is not None or convert_to_numpy is not None:
             output = "torch" if convert_to_tensor or convert_to_numpy is False else "numpy"
-        _one_of("output", output, ("numpy", "torch"))
+        one_of("output", output, ("numpy", "torch"))
         single = isinstance(sentences, str)
         texts = _list(sentences)
         found = np.full((len(texts), self.embedding_dimension), np.nan, dtype=np.float32)
@@ -291,7 +136,7 @@ class TextEncoder(TextTasks):
         sentences: Iterable[str],
         *,
         ordered: bool = True,
-        pooling: str = "mean",
+        pooling: str | None = None,
         normalize: bool = False,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -344,12 +189,18 @@ class TextEncoder(TextTasks):
         settings: pipeline.Settings,
         options: TokenizeOptions,
         *,
-        pooling: str,
+        pooling: str | None,
         normalize: bool,
         max_iterations: int | None,
         act_epsilon: float | None,
     ) -> Iterator[TextEmbedding | TextError]:
-        _one_of("pooling", pooling, POOLINGS)
+        pooling = self.pooling if pooling is None else pooling
+        if pooling is None:
+            raise ValueError(
+                "pooling: the model's 1_Pooling/config.json asks for another one than mean and "
+                "cls; name the one to use."
+            )
+        one_of("pooling", pooling, POOLINGS)
         bare = self._bare(self._frozen.model)
         if pooling == "pooler" and (bare.pooler is None or self._lacks("pooler.")):
             raise ValueError(
@@ -407,65 +258,6 @@ class TextEncoder(TextTasks):
             raise ValueError(f"column: got {column!r}, expected one of {', '.join(rows)}.")
         return {output_column: self.encode(rows[column], **options)}
 
-    def _run(self, texts, options: TokenizeOptions, compute, finish, settings):
-        def tokenize(first, block):
-            return self._tokenizer(first, block, options)
-
-        return pipeline.run(texts, tokenize, compute, finish, settings)
-
-    def _options(self, offsets, truncation, chunk=False, chunk_overlap=None) -> TokenizeOptions:
-        if chunk_overlap is None:
-            chunk_overlap = min(_OVERLAP, self.max_tokens // 2) if chunk else 0
-        elif not chunk:
-            raise ValueError("chunk_overlap: got it without chunk=True.")
-        options = TokenizeOptions(offsets, bool(truncation), bool(chunk), chunk_overlap)
-        self._tokenizer.check_options(options)
-        return options
-
-    def _settings(
-        self,
-        batch_tokens=None,
-        batch_size=None,
-        errors="raise",
-        ordered=True,
-        window=WINDOW_TEXTS,
-        tokenizer_threads=1,
-        **internal,
-    ) -> pipeline.Settings:
-        _one_of("errors", errors, ("raise", "collect"))
-        if batch_tokens is None:
-            batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cuda"])
-        for name, value in (
-            ("batch_tokens", batch_tokens),
-            ("batch_size", batch_size),
-            ("window", window),
-            ("tokenizer_threads", tokenizer_threads),
-        ):
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name}: got {value!r}, expected a whole number from 1.")
-        internal.setdefault("stops", lambda error: errors == "raise")
-        return pipeline.Settings(
-            batch_tokens=batch_tokens,
-            batch_texts=batch_size,
-            window_texts=window,
-            window_tokens=_WINDOW_BATCHES * batch_tokens,
-            tokenizer_threads=tokenizer_threads,
-            ordered=ordered,
-            **internal,
-        )
-
-    def _not_finite(self, text: TokenizedText) -> TextError:
-        precision = str(self.dtype).removeprefix("torch.")
-        reason = f"the model gives values that are not finite in {precision}, expected numbers"
-        return TextError(text.index, text.text, "not finite", reason)
-
-    def _lacks(self, *parts: str) -> bool:
-        return any(part in key for key in self._missing for part in parts)
-
-    @staticmethod
-    def _bare(model):
-        return getattr(model, model.base_model_prefix, model)
-
 
 def _cost(windows: list[TokenizedText], rows: int) -> TextCost:
     tokens = sum(len(w.input_ids) for w in windows)
@@ -485,8 +277,3 @@ def _list(sentences: str | Iterable[str]) -> Sequence[str]:
 def _same(name: str, value, other):
     """A setting that goes by two names."""
     return value if other is None else other
-
-
-def _one_of(name: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}.")

@@ -17,11 +17,14 @@ _HEAD = re.compile(r"^(predictions|sop_classifier|classifier|qa_outputs)\.")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """missing: names of weights that the checkpoint does not have, so that they are random."""
+    """missing: names of weights that the checkpoint does not have, so that they are random;
+    pooling: how its folder says that token states become one embedding, "mean" if it does not,
+    None if in a way that is not known here."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     missing: frozenset[str]
+    pooling: str | None = "mean"
 
 
 def source_of(name: str | os.PathLike) -> str:
@@ -45,6 +48,7 @@ def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedMode
     """
     import albert_act_fast
     from albert_act_fast.configuration import AlbertActConfig
+    from albert_act_fast.shipped import pooling
     from albert_act_fast.tokenizer import load_tokenizer
 
     source = source_of(name)
@@ -60,7 +64,11 @@ def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedMode
         )
         _refuse_mismatches(info.get("mismatched_keys", ()))
         tokenizer = load_tokenizer(source)
-    return LoadedModel(model, tokenizer, frozenset(info["missing_keys"]))
+    try:
+        own = pooling(source)
+    except ValueError:
+        own = None
+    return LoadedModel(model, tokenizer, frozenset(info["missing_keys"]), own)
 
 
 def _refuse_mismatches(mismatched) -> None:

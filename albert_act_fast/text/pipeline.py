@@ -84,6 +84,8 @@ def run(
                         tokens += sum(len(w.input_ids) for w in item)
             if not window:
                 break
+            if settings.fail_first and reader.failure is not None and not blocks:
+                break  # it cut this window short
             yield from _window(window, compute, finish, settings)
             if settings.on_window is not None:
                 settings.on_window()

@@ -198,10 +198,11 @@ def test_bar_is_fine_grained_and_falls_back():
 
 def test_without_a_model_the_shipped_one_runs(command):
     result = command("depth", "so")
-    assert result.stdout.startswith("model  mlm (ships with the package); at most 12 iterations;")
+    assert result.stdout.startswith("model  sentence (ships with the package); at most 12 iter")
     found = json.loads(command("depth", "--json", "so").stdout)
-    assert (found["model"]["name"], found["model"]["shipped"]) == ("mlm", True)
-    by_path = json.loads(command("depth", "--json", "so", "--model", shipped_model("mlm")).stdout)
+    assert (found["model"]["name"], found["model"]["shipped"]) == ("sentence", True)
+    folder = shipped_model("sentence")
+    by_path = json.loads(command("depth", "--json", "so", "--model", folder).stdout)
     assert by_path["texts"] == found["texts"]
     assert by_path["model"]["shipped"] is False
     assert json.loads(command("depth", "--json", "so", "--model", "sst2").stdout)["texts"]
@@ -216,3 +217,75 @@ def test_values_that_are_not_finite_are_refused(error, checkpoint, tmp_path):
     args = ["--model", tmp_path, "--batch-size", 2]
     found = error("depth", "Call me Ishmael.", "quiet", "quiet", "so", *args, "--json", status=1)
     assert found.startswith("TEXT 4: the model gives values that are not finite in float32")
+
+
+def test_jsonl_is_the_document_s_texts_as_they_come(command, document, checkpoint):
+    result = command("depth", "--jsonl", "--model", checkpoint, *TEXTS)
+    assert [json.loads(line) for line in result.stdout.splitlines()] == document(*TEXTS)["texts"]
+
+
+def test_summary(command, document, checkpoint):
+    whole = document(*TEXTS)
+    found = document(*TEXTS, "--summary")
+    assert "texts" not in found
+    assert found["totals"] == whole["totals"]
+    classes = found["totals"]["classes"]
+    for name, ids in (("[CLS]", {2}), ("[SEP]", {3})):
+        depths = [
+            n
+            for text in whole["texts"]
+            for token, n in zip(text["input_ids"], text["n_updates"], strict=True)
+            if token in ids
+        ]
+        assert classes[name] == {
+            "tokens": len(depths),
+            "mean_iterations": sum(depths) / len(depths),
+            "max_iterations": max(depths),
+        }
+    printed = command("depth", "--summary", "--model", checkpoint, *TEXTS).stdout
+    assert "[CLS]" in printed
+    assert TEXTS[0] not in printed
+
+
+def test_split(document, checkpoint):
+    book = "One so. Two it was.\n\n" + "word " * 100 + "end.\n日本語\n"
+    found = document("--split", stdin=book)
+    assert [(t["line"], t["text"]) for t in found["texts"][:2]] == [
+        (1, "One so."),
+        (1, "Two it was."),
+    ]
+    rest = [t for t in found["texts"] if t["line"] == 3]
+    assert len(rest) == 3
+    assert " ".join(t["text"] for t in rest).split() == ["word"] * 100 + ["end."]
+    assert all(len(t["tokens"]) <= 40 for t in rest)
+    assert found["totals"]["skipped"] == 2
+
+
+def test_another_rule(document):
+    deep, found = document(*TEXTS), document(*TEXTS, "--max-iterations", 2)
+    assert found["rule"] == {"max_iterations": 2, "act_epsilon": 0.01}
+    for one, other in zip(found["texts"], deep["texts"], strict=True):
+        assert one["n_updates"] == [min(n, 2) for n in other["n_updates"]]
+    earlier = document(*TEXTS, "--act-epsilon", 0.5)["totals"]
+    assert earlier["mean_iterations"] < deep["totals"]["mean_iterations"]
+
+
+def test_options_that_exclude_each_other(error):
+    assert error("depth", "so", "--jsonl", "--summary").startswith("--jsonl: got it with")
+    assert error("depth", "so", "--split", "--truncate").startswith("--split, --truncate: got both")
+
+
+def test_texts_of_unknown_pieces_alone_are_refused(error, document, checkpoint):
+    found = error("depth", "so", "日本語", "--model", checkpoint)
+    assert found.startswith("TEXT 2: got '日本語', of which the tokenizer's vocabulary knows no")
+    # Beside known ones they stand.
+    assert document("so 日本語")["texts"][0]["tokens"][1] == "▁so"
+
+
+def test_threads(document):
+    before = torch.get_num_threads()
+    try:
+        document("so", "--threads", 1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -85,7 +85,7 @@ def test_formats_hold_the_same(encode, checkpoint, texts, tmp_path):
         assert file.get_tensor("lines").tolist() == [1, 2, 3, 4, 5, 6]
         made_with = json.loads(file.metadata()["made_with"])
     assert made_with["model"]["name"] == str(checkpoint)
-    assert made_with["pooling"] == "cls"
+    assert made_with["pooling"] == "mean"
     records = [json.loads(line) for line in outputs[2].read_text("utf-8").splitlines()]
     assert [(r["line"], r["text"]) for r in records] == list(enumerate(LINES, 1))
     embeddings = np.array([r["embedding"] for r in records], dtype=np.float32)
@@ -99,13 +99,15 @@ def test_only_the_output_is_left(encode, texts, tmp_path):
 
 def test_result_and_notices(encode, command, checkpoint, texts, tmp_path):
     result = encode(texts, "--output", tmp_path / "x.npy", "--json")
-    assert f"wrote {tmp_path / 'x.npy'}: 6 x 48, cls pooling" in result.stderr
+    assert f"wrote {tmp_path / 'x.npy'}: 6 x 48, mean pooling" in result.stderr
     summary = json.loads(result.stdout)
     assert summary["output"] == str(tmp_path / "x.npy")
     assert summary["totals"]["texts"] == 6
     assert 1 <= summary["totals"]["mean_iterations"] <= 12
     result = command("encode", texts, "--output", tmp_path / "y.npy")
-    assert f"wrote {tmp_path / 'y.npy'}: 6 x 192, cls pooling" in result.stderr  # the shipped model
+    assert (
+        f"wrote {tmp_path / 'y.npy'}: 6 x 384, mean pooling" in result.stderr
+    )  # the shipped model
     assert result.stdout == ""
 
 

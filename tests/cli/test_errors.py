@@ -133,6 +133,14 @@ class TestModel:
         (tmp_path / "model.safetensors").write_bytes(b"damaged")
         assert "which cannot be loaded" in error("depth", "x", "--model", tmp_path)
 
+    def test_weights_have_another_shape(self, error, checkpoint, tmp_path):
+        for file in checkpoint.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        config = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 30005}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        found = error("depth", "x", "--model", tmp_path)
+        assert "embeddings.word_embeddings.weight: (30000, 16), but its config.json says" in found
+
     def test_vocabulary_is_smaller_than_the_tokenizer_s(self, error, tmp_path):
         random_model(0).save_pretrained(tmp_path)
         found = error("depth", "x", "--model", tmp_path)

@@ -204,3 +204,36 @@ def test_model_errors(error, checkpoint, tmp_path):
     assert "classifier.bias" in error(*arguments("sst-2", checkpoint))
     assert "does not exist" in error(*arguments("sst-2", tmp_path / "none"))
     assert "reference" in error(*arguments("sst-2", checkpoint, "--implementation", "fast"))
+
+
+def test_a_model_that_gives_no_numbers_has_no_score(error, sentiment, tmp_path):
+    model = AlbertActForSequenceClassification.from_pretrained(sentiment)
+    with torch.no_grad():
+        model.albert.encoder.albert_layer.ffn.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path)
+    for more in ([], ["--json"]):
+        message = error(*arguments("sst-2", tmp_path, *more), status=1)
+        assert "gives values that are not finite for" in message
+
+
+def test_max_length_beyond_the_model_s(error, sentiment):
+    message = error(*arguments("sst-2", sentiment, "--max-length", 65))
+    assert message.startswith("--max-length: got 65, expected at most 64")
+
+
+@pytest.mark.parametrize("width", [80, 400])
+def test_no_column_is_lost_in_a_narrow_terminal(sentiment, width, capsys):
+    from rich.console import Console
+
+    from albert_act_fast.cli import evaluate
+    from albert_act_fast.glue import TASKS, compare
+
+    model = AlbertActForSequenceClassification.from_pretrained(sentiment)
+    result = compare(model, load_tokenizer(), "sst-2", GLUE, max_length=64)
+    console = Console(width=width)
+    evaluate._print_table(console, evaluate._cells(TASKS["sst-2"], result))
+    printed = capsys.readouterr().out
+    for name in evaluate._COLUMNS:
+        assert name in printed
+    for cell in evaluate._cells(TASKS["sst-2"], result)[0]:
+        assert cell in printed

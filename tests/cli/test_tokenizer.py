@@ -119,6 +119,41 @@ def test_a_damaged_one_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
+class TestOtherVocabularies:
+    """transformers makes a tokenizer of five tokens where its vocabulary is missing."""
+
+    @pytest.fixture
+    def words(self, tmp_path):
+        random_model(0).save_pretrained(tmp_path)
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"]
+        (tmp_path / "vocab.txt").write_text("\n".join(words))
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+        return tmp_path
+
+    def test_words(self, words):
+        tokenizer = load_tokenizer(words)
+        assert tokenizer("hello world")["input_ids"] == [2, 5, 6, 3]
+        assert tokenizer.model_max_length == 512
+
+    def test_the_class_is_not_named(self, words):
+        (words / "tokenizer_config.json").unlink()
+        with pytest.raises(ValueError, match=r"needs spiece.model .* but there is only vocab.txt"):
+            load_tokenizer(words)
+
+    def test_the_vocabulary_is_missing(self, words):
+        (words / "vocab.txt").unlink()
+        message = r"as a BertTokenizer it needs vocab.txt .* only tokenizer_config.json"
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(words)
+
+    def test_the_vocabulary_is_cut_short(self, tokenizer, stock_tokenizer_file, tmp_path):
+        random_model(0).save_pretrained(tmp_path)
+        (tmp_path / "spiece.model").write_bytes(stock_tokenizer_file.read_bytes()[:1000])
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            load_tokenizer(tmp_path)
+        assert "tiktoken" not in str(caught.value)
+
+
 def test_an_unreachable_hub_is_not_taken_for_a_model_without_tokenizer(monkeypatch, tmp_path):
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import distributed
+from support.one_process import one_process
 from torch.nn.parallel import DistributedDataParallel
 
 import albert_act_fast as aaf
@@ -15,10 +15,8 @@ POSITIONS = ("absolute", "relative_key", "relative_key_query")
 
 @pytest.fixture(scope="module")
 def process_group(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store") / "file"
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
+    with one_process(tmp_path_factory.mktemp("group")):
+        yield
 
 
 @pytest.mark.usefixtures("process_group")

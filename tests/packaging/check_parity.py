@@ -19,8 +19,8 @@ TEXTS = ["A lump in the middle of the monkeys stirred.", "Quiet.", "Call me [MAS
 def main() -> None:
     if native.library is None:
         raise SystemExit(native.why_no_cpp)
-    model = AlbertActModel.from_pretrained(shipped_model("mlm")).eval()
-    batch = load_tokenizer(shipped_model("mlm"))(TEXTS, padding=True, return_tensors="pt")
+    model = AlbertActModel.from_pretrained(shipped_model("sst2")).eval()
+    batch = load_tokenizer(shipped_model("sst2"))(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**batch, implementation="reference")
         got = model(**batch, implementation="cpp")

@@ -17,8 +17,8 @@ def watch(event, args):
         raise OSError(f"{event}: importing the package opens no connection")
 sys.addaudithook(watch)
 """
-# Beyond what `import transformers.models.albert.modeling_albert` has imported.
-MAY_IMPORT = {"albert_act_fast", "transformers", "tokenizers", "sentencepiece"}
+# Beyond what `import transformers.models.albert.modeling_albert` has imported (of torch: more).
+MAY_IMPORT = {"albert_act_fast", "transformers", "tokenizers", "sentencepiece", "torch"}
 
 
 def run(code: str, cwd: Path, env: dict[str, str] | None = None) -> tuple[str, str]:

@@ -256,7 +256,7 @@ def test_wheel_has_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
         text = archive.read(name).decode()
-    assert "albert-act-fast = albert_act_fast.cli.app:main" in text
+    assert "albert-act-fast = albert_act_fast.cli.start:main" in text
 
 
 def test_version_is_written_once(wheel: Path) -> None:
@@ -314,7 +314,7 @@ def test_the_command_is_there(site: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "sys.argv = ['albert-act-fast', '--help']\n"
-        "from albert_act_fast.cli.app import main\n"
+        "from albert_act_fast.cli.start import main\n"
         "main()\n"
     )
     assert "depth" in run_installed(site, code, cwd=tmp_path)

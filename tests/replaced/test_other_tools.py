@@ -9,6 +9,7 @@ import bitsandbytes
 import pytest
 import torch
 from support.models import random_model
+from support.one_process import one_process
 from torch import distributed, nn
 from torch.nn.utils import parametrizations, prune
 from transformers import BitsAndBytesConfig
@@ -180,16 +181,14 @@ def test_torchao():
 
 
 @pytest.fixture
-def one_process(tmp_path):
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
-    )
-    yield
-    distributed.destroy_process_group()
+def process_group(tmp_path):
+    with one_process(tmp_path):
+        yield
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["model", "layer"])
-def test_fsdp(one_process, whole):
+@pytest.mark.usefixtures("process_group")
+def test_fsdp(whole):
     """Weights are distributed tensors but within the forward of the module that was sharded."""
     from torch.distributed.fsdp import fully_shard
 

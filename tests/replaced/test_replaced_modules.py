@@ -6,7 +6,8 @@ import functools
 
 import pytest
 import torch
-from torch import distributed, nn
+from support.one_process import one_process
+from torch import nn
 
 from albert_act_fast import AlbertActForMaskedLM, AlbertActForSequenceClassification
 from tests.model.test_trainer import make_trainer
@@ -241,16 +242,11 @@ def test_distributed_data_parallel(positions, implementation, tmp_path):
     batch = batch_of(model, labels=True)
     expected = gradients(model, "reference", **batch)
     model.zero_grad()
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
-    )
-    try:
+    with one_process(tmp_path):
         parallel = nn.parallel.DistributedDataParallel(model)
         for _ in range(3):
             model.zero_grad()
             output = parallel(**batch, implementation=implementation)
             (output.loss + 0.01 * output.ponder_cost.sum()).backward()
-    finally:
-        distributed.destroy_process_group()
     found = {n: p.grad for n, p in model.named_parameters() if n in expected}
     assert_equal(found | {"loss": expected["loss"]}, expected, GRADIENT_ROUNDING)

@@ -104,7 +104,9 @@ def test_a_call_that_is_recorded(name, record, implementation):
     ids = torch.randint(5, 31, (2, 6), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids)[0]
-    with pytest.raises((RuntimeError, ValueError), match=WORDS):
+    # Dynamo stops by itself, at the first context variable, with words of its own.
+    words = None if record is export_strictly else WORDS
+    with pytest.raises((RuntimeError, ValueError), match=words):
         record(Wrapped(model, implementation).eval(), ids)
     with torch.no_grad():
         assert torch.equal(model(ids)[0], expected), "the refusal leaves nothing behind"

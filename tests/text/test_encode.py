@@ -342,7 +342,7 @@ def test_a_model_without_a_pooler(tokenizer, tmp_path):
 
 
 def test_loading_is_quiet(capfd):
-    TextEncoder.from_pretrained("mlm").encode("so")
+    TextEncoder.from_pretrained("sentence").encode("so")
     assert capfd.readouterr() == ("", "")
 
 
@@ -355,3 +355,22 @@ def test_dtypes(model, tokenizer, encoder, dtype):
     assert found.dtype == np.float32
     assert np.abs(found - encoder.encode(TEXTS)).max() < 0.5
     assert "TextEncoder(AlbertActModel, 48 columns" in repr(half)
+
+
+def test_pooling_is_the_model_s_own_unless_told(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert TextEncoder.from_pretrained(tmp_path).pooling == "mean"
+    (tmp_path / "1_Pooling").mkdir()
+    config = tmp_path / "1_Pooling" / "config.json"
+    for content in ('{"pooling_mode_max_tokens": true}', '{"pooling_mode": ["mean", "max"]}'):
+        config.write_text(content)
+        with pytest.raises(ValueError, match="asks for another one than mean and cls"):
+            TextEncoder.from_pretrained(tmp_path).encode(TEXTS)
+        assert TextEncoder.from_pretrained(tmp_path).encode(TEXTS, pooling="mean").shape == (6, 48)
+    for content in ('{"pooling_mode_cls_token": true}', '{"pooling_mode": "cls"}'):
+        config.write_text(content)
+        assert TextEncoder.from_pretrained(tmp_path).pooling == "cls"
+    encoder = TextEncoder.from_pretrained(tmp_path)
+    assert encoder.pooling == "cls"
+    np.testing.assert_array_equal(encoder.encode(TEXTS), encoder.encode(TEXTS, pooling="cls"))
+    assert np.abs(encoder.encode(TEXTS) - encoder.encode(TEXTS, pooling="mean")).max() > 1e-2

@@ -155,7 +155,7 @@ import multiprocessing, sys, warnings
 import torch
 torch.set_num_threads(2)
 from albert_act_fast import TextEncoder
-encoder = TextEncoder.from_pretrained("mlm")
+encoder = TextEncoder.from_pretrained("sentence")
 texts = ["so it was the best of times " * 5] * 16
 expected = encoder.encode(texts)
 

@@ -146,7 +146,6 @@ def test_a_model_without_the_head(encoder, tokenizer, tmp_path):
         loaded.classify("so")
 
 
-def test_the_shipped_models_say_what_they_were_trained_for():
+def test_the_shipped_model_says_what_it_was_trained_for():
     film = TextEncoder.from_pretrained("sst2").classify("A warm, funny and honest film.")
     assert (film.label, film.score > 0.9) == ("positive", True)
-    assert len(TextEncoder.from_pretrained("mlm").fill_mask("Call me [MASK].").masks) == 1

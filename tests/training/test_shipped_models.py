@@ -1,31 +1,29 @@
-"""The shipped models: size, loading, and the figures of their model cards on the real data."""
+"""The shipped models: size, loading, and the figures of their model cards."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoTokenizer, pipeline
 
-from albert_act_fast import (
-    AlbertActForMaskedLM,
-    AlbertActForPreTraining,
-    AlbertActForSequenceClassification,
-)
+from albert_act_fast import AlbertActForSequenceClassification, AlbertActModel
 from albert_act_fast.glue import compare
-from albert_act_fast.shipped import shipped_model, shipped_models
+from albert_act_fast.shipped import pooling, shipped_model, shipped_models
 from albert_act_fast.tokenizer import load_tokenizer
 
-NAMES = ("mlm", "sst2")
+NAMES = ("sentence", "sst2")
+ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("ALBERT_ACT_FAST_DATA")
 needs_data = pytest.mark.skipif(
     not DATA, reason="ALBERT_ACT_FAST_DATA is not set to a folder with glue/SST-2/dev.tsv in it"
 )
-SENTENCE = "A lump in the middle of the monkeys stirred and then fell quiet."
 
 
 def held_out(name: str) -> dict:
@@ -34,51 +32,133 @@ def held_out(name: str) -> dict:
     return json.loads(lines[-1])["held_out"]
 
 
+def card(name: str) -> str:
+    return (shipped_model(name) / "README.md").read_text(encoding="utf-8")
+
+
+def stated(name: str, row: str) -> float:
+    """The first figure of a row of the model card's tables."""
+    return float(re.search(rf"^\| {re.escape(row)} \| ([\d.]+)", card(name), re.MULTILINE)[1])
+
+
+def embed(texts: list[str], implementation: str, dtype: torch.dtype = torch.float32):
+    """Normalised embeddings [n, H] and the iterations of all tokens."""
+    folder = shipped_model("sentence")
+    tokenizer = load_tokenizer(folder)
+    model = AlbertActModel.from_pretrained(folder, add_pooling_layer=False).to(dtype).eval()
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**batch, implementation=implementation)
+    mask = batch["attention_mask"]
+    mean = out.last_hidden_state.float().sum(1) / mask.sum(1, keepdim=True)
+    return torch.nn.functional.normalize(mean, dim=1), out.n_updates[mask.bool()]
+
+
 def test_both_are_there():
-    assert set(NAMES) <= set(shipped_models())
+    assert set(NAMES) == set(shipped_models())
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="got 'base', expected one of mlm, sst2"):
+    with pytest.raises(ValueError, match="got 'base', expected one of sentence, sst2"):
         shipped_model("base")
 
 
-def test_together_they_are_small():
-    size = sum(f.stat().st_size for name in NAMES for f in shipped_model(name).rglob("*"))
-    assert size < 12_000_000
+def test_the_sentence_encoder_is_the_default():
+    assert shipped_model() == shipped_model("sentence")
+    assert pooling(shipped_model()) == "mean"
+
+
+def test_pooling_that_is_neither_mean_nor_cls_is_refused(tmp_path):
+    assert pooling(tmp_path) == "mean"
+    (tmp_path / "1_Pooling").mkdir()
+    settings = tmp_path / "1_Pooling" / "config.json"
+    settings.write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}')
+    assert pooling(tmp_path) == "cls"
+    settings.write_text('{"pooling_mode_max_tokens": true}')
+    with pytest.raises(ValueError, match="pooling_mode_max_tokens"):
+        pooling(tmp_path)
+
+
+def test_together_they_take_at_most_20_megabytes_of_the_wheel(tmp_path):
+    wheel = tmp_path / "models.zip"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in NAMES:
+            for file in shipped_model(name).rglob("*"):
+                archive.write(file)
+    assert wheel.stat().st_size < 20_000_000
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_folder_is_complete(name):
     files = {file.name for file in shipped_model(name).iterdir()}
-    assert {"README.md", "config.json", "model.safetensors", "training_log.jsonl"} <= files
-    card = (shipped_model(name) / "README.md").read_text()
-    assert "license: apache-2.0" in card
+    wanted = {"README.md", "config.json", "model.safetensors", "training_log.jsonl"}
+    assert wanted | {"tokenizer_config.json"} <= files
+    assert {"tokenizer.json", "spiece.model"} & files
+    assert not {file for file in files if file.startswith("checkpoint")}
+    assert "license: apache-2.0" in card(name)
+    with safe_open(shipped_model(name) / "model.safetensors", "pt") as weights:
+        types = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+    assert types == {"F16"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_auto_tokenizer_of_the_folder_is_the_package_s(name):
-    ours, auto = load_tokenizer(), AutoTokenizer.from_pretrained(shipped_model(name))
-    pair = (SENTENCE, 'He said "no" - at 3.14 (or so).')
+    ours = load_tokenizer(shipped_model(name))
+    auto = AutoTokenizer.from_pretrained(shipped_model(name))
+    pair = ("A lump in the middle stirred.", 'He said "no" - at 3.14 (or so).')
     assert auto(*pair)["input_ids"] == ours(*pair)["input_ids"]
-    assert auto(*pair)["token_type_ids"] == ours(*pair)["token_type_ids"]
-    assert load_tokenizer(shipped_model(name))(*pair) == ours(*pair)
+    assert ours.model_max_length == 512
+    assert ours(*pair)["token_type_ids"][-1] == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "model_class"),
+    ("name", "model_class", "options"),
     [
-        ("mlm", AlbertActForPreTraining),
-        ("mlm", AlbertActForMaskedLM),
-        ("sst2", AlbertActForSequenceClassification),
+        ("sentence", AlbertActModel, {"add_pooling_layer": False}),
+        ("sst2", AlbertActForSequenceClassification, {}),
     ],
 )
-def test_loads_complete_and_in_float32(name, model_class):
-    model, info = model_class.from_pretrained(shipped_model(name), output_loading_info=True)
+def test_loads_complete_and_in_float32(name, model_class, options):
+    model, info = model_class.from_pretrained(
+        shipped_model(name), output_loading_info=True, **options
+    )
     assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert model.dtype == torch.float32
     assert model.config.num_hidden_layers == 12
+    assert model.config.implementation == "auto"
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def sample() -> list[tuple[str, str, float]]:
+    """The pairs in the sentence encoder's card with the cosines it gives there."""
+    found = re.findall(r"^\| (.+?) \| (.+?) \| (-?0\.\d\d\d) \|$", card("sentence"), re.MULTILINE)
+    return [(first, second, float(cosine)) for first, second, cosine in found]
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "auto"])
+def test_cosines_of_the_card_s_sample(implementation):
+    pairs = sample()
+    assert len(pairs) >= 6
+    vectors, _ = embed([text for *pair, _ in pairs for text in pair], implementation)
+    found = (vectors[0::2] * vectors[1::2]).sum(1)
+    expected = torch.tensor([cosine for *_, cosine in pairs])
+    torch.testing.assert_close(found, expected, atol=6e-4, rtol=0)  # written with three digits
+
+
+def test_a_query_finds_the_sentence_that_means_the_same():
+    """Sentences and queries written for this test; no word of a query is in its sentence."""
+    texts = [
+        "The doctor gave the child some medicine.",
+        "Heavy rain flooded the streets of the town.",
+        "She bought a new car last week.",
+        "The orchestra played a symphony.",
+        "He was hungry, so he cooked some pasta.",
+    ]
+    queries = ["music at a concert", "a storm and too much water", "preparing a meal in a kitchen"]
+    vectors, _ = embed(texts + queries, "auto")
+    nearest = (vectors[len(texts) :] @ vectors[: len(texts)].T).argmax(1)
+    assert nearest.tolist() == [3, 1, 4]
 
 
 def test_sentiment_pipeline():
@@ -87,39 +167,42 @@ def test_sentiment_pipeline():
     assert (good["label"], bad["label"]) == ("positive", "negative")
 
 
-def test_masked_tokens_go_deeper_than_others():
-    tokenizer = load_tokenizer(shipped_model("mlm"))
-    model = AlbertActForMaskedLM.from_pretrained(shipped_model("mlm")).eval()
-    text = "It was the [MASK] of times, it was the worst of times, said the [MASK] old man."
-    batch = tokenizer(text, return_tensors="pt")
-    with torch.no_grad():
-        depths = model(**batch).n_updates
-    masked = batch["input_ids"] == tokenizer.mask_token_id
-    assert depths[masked].mean() > depths[~masked].mean()
-
-
-def test_training_logs_reproduce_the_paper_s_finding():
-    figures = held_out("mlm")
-    assert figures["depth_mask"] > 1.15 * figures["depth_unmasked"]
-
-
-def test_depth_has_not_collapsed():
-    figures = held_out("sst2")
+@pytest.mark.parametrize("name", NAMES)
+def test_depth_neither_collapsed_nor_saturated(name):
+    figures = held_out(name)
     assert 0.25 * 12 <= figures["depth_all"] <= 0.65 * 12
-    assert figures["depth_deviation"] > 0.5
+    assert figures["depth_deviation"] >= 1.5
+    assert figures["depth_all"] == pytest.approx(
+        stated(name, "mean iterations a token (of at most 12)"), abs=0.02
+    )
 
 
-def stated(row: str) -> float:
-    """The fp32 figure of a row of the sentiment model's card."""
-    card = (shipped_model("sst2") / "README.md").read_text()
-    return float(re.search(rf"^\| {re.escape(row)} \| ([\d.]+)", card, re.MULTILINE)[1])
+def test_engine_and_reference_agree_on_the_project_s_texts():
+    lines = (ROOT / "tests" / "fixtures" / "text" / "harbour.txt").read_text().splitlines()
+    texts = [line for line in lines if line.strip()]
+    (loop, loop_depths), (engine, depths) = (embed(texts, name) for name in ("reference", "auto"))
+    assert torch.equal(depths, loop_depths)
+    torch.testing.assert_close(engine, loop, atol=1e-5, rtol=0)
+    half, _ = embed(texts, "auto", torch.bfloat16)
+    assert (half * loop).sum(1).min() > 0.99
 
 
-def test_model_card_and_log_agree():
-    # The log's figures are of the weights before they were rounded for storage.
-    assert stated("accuracy") == pytest.approx(held_out("sst2")["accuracy"], abs=0.25)
-    found = stated("mean iterations a token (of at most 12)")
-    assert found == pytest.approx(held_out("sst2")["depth_all"], abs=0.01)
+@pytest.mark.slow
+@needs_data
+def test_sts_b_on_the_dev_set_and_parity(load_example):
+    compare_sentences = load_example("evaluate_sentence").compare
+    folder = shipped_model("sentence")
+    model = AlbertActModel.from_pretrained(folder, add_pooling_layer=False)
+    data = Path(DATA) / "glue"
+    found = compare_sentences(model, load_tokenizer(folder), data, "mean", "float32")
+    assert found["pairs"] == 1500
+    assert found["differing_cosines"] == 0
+    assert found["differing_depths"] == 0
+    row = "STS-B dev, Spearman of cosine and score, without fine-tuning"
+    assert round(found["engine"]["sts_spearman"], 1) == stated("sentence", row)
+    for precision in ("bfloat16", "int8"):
+        found = compare_sentences(model, load_tokenizer(folder), data, "mean", precision)
+        assert abs(found["engine"]["sts_spearman"] - stated("sentence", row)) <= 0.5
 
 
 @pytest.mark.slow
@@ -133,6 +216,6 @@ def test_accuracy_on_the_dev_set_and_parity(implementation):
     assert found.reference.examples == 872
     assert found.differing_predictions == []
     assert found.differing_depths == 0
-    assert round(found.engine.metrics["accuracy"], 1) == stated("accuracy")
-    depth = stated("mean iterations a token (of at most 12)")
+    assert round(found.engine.metrics["accuracy"], 1) == stated("sst2", "accuracy")
+    depth = stated("sst2", "mean iterations a token (of at most 12)")
     assert found.engine.mean_depth == pytest.approx(depth, abs=0.005)
