@@ -26,7 +26,9 @@ import sysconfig
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-# The oldest torch that is supported: one build serves it and all later ones.
+# The oldest Python and torch that are supported: one build serves them and all later ones.
+OLDEST_PYTHON = "cp310"
+PY_LIMITED_API = "0x030a0000"
 OLDEST_TORCH = "2.11"
 TORCH_TARGET_VERSION = "0x020b000000000000"
 # Those of them that nvcc knows; the newest also as PTX, for what comes after.
@@ -199,7 +201,6 @@ def native_extensions():
             f"albert_act_fast: {missing}. To install without the C++ operators, which are the "
             "fastest on CPUs, set ALBERT_ACT_FAST_SKIP_CPP=1."
         )
-    import pybind11
     from pybind11.setup_helpers import ParallelCompile
 
     ParallelCompile("MAX_JOBS").install()
@@ -221,7 +222,8 @@ def native_extensions():
         "albert_act_fast._cpp_ops",
         sources=sources,
         depends=glob.glob("csrc/**/*.*", recursive=True),
-        include_dirs=[pybind11.get_include(), "third_party/torch/include"],
+        include_dirs=["third_party/torch/include"],
+        py_limited_api=True,
         # Never -march=native: the instruction set is chosen when the library is loaded.
         extra_compile_args=[
             "-std=c++17",
@@ -230,6 +232,7 @@ def native_extensions():
             "-fvisibility=hidden",
             "-Wall",
             "-Wno-psabi",
+            f"-DPy_LIMITED_API={PY_LIMITED_API}",
             f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
             f'-DAAF_OLDEST_TORCH="{OLDEST_TORCH}"',
             f'-DAAF_COMPILER="{compiler_version()}"',
@@ -255,8 +258,11 @@ def native_extensions():
                 extension.extra_link_args += ["-Wl,--no-as-needed", library]
             super().build_extensions()
 
-    # One build serves several releases of torch, but one of Python: pybind11 knows no stable ABI.
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildNative}}
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildNative},
+        "options": {"bdist_wheel": {"py_limited_api": OLDEST_PYTHON}},
+    }
 
 
 def index_description(readme, repository):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from albert_act_fast import native, ops
 from albert_act_fast.engine.call import Call, autocast_is_on
 from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, layer_weights
+from albert_act_fast.engine.native_engine import NativeEngine
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 
 HOW = "all iterations below Python, on packed weights"
@@ -26,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 class PackedLayer:
     """A native engine, and what it was made from."""
 
-    engine: object
+    engine: NativeEngine
     fingerprint: tuple
 
 
@@ -96,7 +97,7 @@ def pack_layer(layer: nn.Module, int8: bool = False) -> PackedLayer:
     return packed
 
 
-def packed_engine(layer: nn.Module):
+def packed_engine(layer: nn.Module) -> NativeEngine | None:
     """The native engine that the layer ran on last (`packed_bytes`, `workspace_bytes`, `seconds` of
     its last run), None where there is none."""
     packed = _packed.get(layer)
@@ -119,7 +120,7 @@ def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
 
 def _engine(weights: LayerWeights, int8: bool):
     library = _has_onednn(weights.query[0].dtype)
-    return native.library.Engine(weights, int8=int8, library=library)
+    return NativeEngine(weights, int8=int8, library=library)
 
 
 @functools.cache

@@ -326,12 +326,33 @@ _CHECKS = {
 # weights in another form notices that they have changed.
 CHECKSUM_SCHEMA = "(Tensor[] tensors) -> Tensor"
 
+# The native engine, owned by `NativeEngine` in engine/native_engine.py: packed weights behind
+# a handle, and all iterations of a batch in one call. weights: weight and bias of each of its
+# PAIRS; they are copied. engine_run returns how many rows each iteration computed, or [-1] where a
+# signal handler raised, which is looked after only if `interruptible`. These are no functions of
+# their arguments: they have no fakes, and no overloads.
+ENGINE_SCHEMAS = {
+    "engine_create": "(Tensor[] weights, Tensor? distance_embedding, bool key_distances, "
+    "int heads, str activation, float attention_eps, float output_eps, bool int8, bool library) "
+    "-> int",
+    "engine_run": "(int engine, Tensor hidden, Tensor offsets, Tensor positions, float threshold, "
+    "int max_iterations, bool interruptible, Tensor(a!) out, Tensor(b!) n_updates, "
+    "Tensor(c!) remainders) -> int[]",
+    "engine_release": "(int engine) -> ()",
+    "engine_count": "() -> int",
+    "engine_packed_bytes": "(int engine) -> int",
+    "engine_workspace_bytes": "(int engine) -> int",
+    "engine_seconds": "(int engine) -> (float products, float attention, float other)",
+}
+
 
 def _fake_checksum(tensors):
     return tensors[0].new_empty(len(tensors), dtype=torch.int64)
 
 
 def _define_all() -> None:
+    for name, schema in ENGINE_SCHEMAS.items():
+        _library.define(f"{name}{schema}")
     for overload, schema, fake in (
         ("checksum.cpp", CHECKSUM_SCHEMA, _fake_checksum),
         ("linear.triton", LINEAR_SCHEMA, _check_linear),

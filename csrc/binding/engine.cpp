@@ -396,9 +396,22 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
 }  // namespace
 
 const char* text(ScalarType dtype) {
-    return dtype == ScalarType::Float      ? "float32"
-           : dtype == ScalarType::BFloat16 ? "bfloat16"
-                                           : "int64";
+    switch (dtype) {
+        case ScalarType::Float:
+            return "float32";
+        case ScalarType::BFloat16:
+            return "bfloat16";
+        case ScalarType::Long:
+            return "int64";
+        case ScalarType::Double:
+            return "float64";
+        case ScalarType::Half:
+            return "float16";
+        case ScalarType::Int:
+            return "int32";
+        default:
+            return toString(dtype);
+    }
 }
 
 void expect(const std::string& name, const View& view, ScalarType dtype,

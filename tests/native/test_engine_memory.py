@@ -11,6 +11,7 @@ from support.operators import MAKERS, Maker
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.layer import layer_weights
+from albert_act_fast.engine.native_engine import NativeEngine
 
 pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
 DTYPES = (torch.float32, torch.bfloat16)
@@ -20,7 +21,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def engine(dtype: torch.dtype = torch.float32, library: bool = False, **config):
     model = random_model(3, dtype=dtype, **config)
     weights = layer_weights(model.encoder.albert_layer)
-    return native.library.Engine(weights, int8=False, library=library)
+    return NativeEngine(weights, int8=False, library=library)
 
 
 def run(packed, lengths: list[int], dtype: torch.dtype = torch.float32, width: int = 48):

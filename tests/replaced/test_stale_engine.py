@@ -9,7 +9,8 @@ import torch
 from support.models import random_model
 from torch import nn
 
-from albert_act_fast import native, ops
+from albert_act_fast import ops
+from albert_act_fast.engine import cpu
 from tests.replaced.agreement import (
     ENGINES,
     IMPLEMENTATIONS,
@@ -157,7 +158,7 @@ class Swapper:
 
     def __init__(self, model: nn.Module, monkeypatch):
         self.model, self.moment, self.at = model, 0, {}
-        engine, implementation_of = native.library.Engine, ops.implementation_of
+        engine, implementation_of = cpu.NativeEngine, ops.implementation_of
 
         def step(function):
             def run(*args, **kwargs):
@@ -168,7 +169,7 @@ class Swapper:
 
             return run
 
-        monkeypatch.setattr(native.library, "Engine", step(engine))
+        monkeypatch.setattr(cpu, "NativeEngine", step(engine))
         monkeypatch.setattr(
             ops,
             "implementation_of",

@@ -1,0 +1,132 @@
+"""The native engine as Python sees it: an object that owns a handle of the engine's operators.
+
+LibTorch's stable ABI has operators and no classes. What is on it alone is bound to no release of
+torch, and to none of Python.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import torch
+from torch import Tensor
+
+from albert_act_fast import native
+
+# What an engine is packed from, in the order in which its operator takes them.
+PAIRS = ("query", "key", "value", "dense", "ffn", "ffn_output")
+PAIRS += ("attention_norm", "output_norm", "halting")
+_FIELDS = (*PAIRS, "distance_embedding", "key_distances", "heads", "activation")
+_FIELDS += ("attention_eps", "output_eps")
+
+_ops = torch.ops.albert_act_fast
+
+
+class NativeEngine:
+    """An ALBERT-ACT layer's packed weights, and its iterations. Freed with its last reference.
+
+    It may run in several threads at once. A process that is forked may go on using it.
+
+    Args:
+        layer: an object with the fields of `LayerWeights`, whose tensors are copied.
+        int8: whether products are in int8.
+        library: whether torch's oneDNN operators may be used.
+
+    Raises:
+        TypeError: what is given is no layer.
+        ValueError: shapes, dtypes or sizes do not fit.
+    """
+
+    __slots__ = ("__weakref__", "_handle")
+
+    def __init__(self, layer, *, int8: bool, library: bool):
+        for name in _FIELDS:
+            if not hasattr(layer, name):
+                raise TypeError(f"layer: has no {name}, expected the fields of LayerWeights.")
+        table = layer.distance_embedding
+        self._handle = _ops.engine_create.default(
+            [tensor for name in PAIRS for tensor in _pair(name, getattr(layer, name))],
+            None if table is None else _plain("distance_embedding", table),
+            layer.key_distances,
+            layer.heads,
+            layer.activation,
+            layer.attention_eps,
+            layer.output_eps,
+            int8,
+            library,
+        )
+        # Not at exit, where the process's end frees all.
+        weakref.finalize(self, _ops.engine_release.default, self._handle).atexit = False
+
+    def __reduce__(self):
+        raise TypeError("a native engine cannot be copied or pickled; its layer can.")
+
+    def run(
+        self,
+        *,
+        hidden: Tensor,
+        offsets: Tensor,
+        positions: Tensor,
+        threshold: float,
+        max_iterations: int,
+        out: Tensor,
+        n_updates: Tensor,
+        remainders: Tensor,
+    ) -> list[int]:
+        """Iterates; see `albert_act_fast.engine.loop.iterate`. Returns how many rows each iteration
+        computed.
+
+        Args:
+            hidden: [T, H], float32 or bfloat16 as the layer; contiguous, as all tensors here.
+            offsets, positions: [B + 1] and [T], int64.
+            threshold, max_iterations: as those of `HaltingLimits`.
+            out: [T, H] as hidden, written to; so are n_updates and remainders, [T] float32.
+
+        Raises:
+            ValueError: an argument does not fit.
+            BaseException: what a signal handler raised meanwhile (KeyboardInterrupt); looked after
+                in the main thread, about every 50 ms.
+        """
+        # Signal handlers run in the main thread alone; others need not ask for the interpreter.
+        interruptible = threading.get_ident() == threading.main_thread().ident
+        rows = _ops.engine_run.default(
+            self._handle, hidden, offsets, positions, threshold, max_iterations, interruptible,
+            out, n_updates, remainders,
+        )  # fmt: skip
+        if rows == [-1]:
+            native.library.raise_interruption()
+            raise RuntimeError("the run was interrupted, but nothing says by what.")
+        return rows
+
+    @property
+    def packed_bytes(self) -> int:
+        return _ops.engine_packed_bytes.default(self._handle)
+
+    @property
+    def workspace_bytes(self) -> int:
+        return _ops.engine_workspace_bytes.default(self._handle)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time of the last run went."""
+        times = _ops.engine_seconds.default(self._handle)
+        return dict(zip(("products", "attention", "other"), times, strict=True))
+
+
+def count() -> int:
+    """How many native engines there are."""
+    return _ops.engine_count.default()
+
+
+def _pair(name: str, pair) -> list[Tensor]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"layer.{name}: expected (weight, bias).")
+    parts = zip(("weight", "bias"), pair, strict=True)
+    return [_plain(f"{name} {part}", tensor) for part, tensor in parts]
+
+
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"layer.{name}: got {type(tensor)}, expected a tensor.")
+    return tensor.detach().contiguous()

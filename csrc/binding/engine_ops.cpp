@@ -1,0 +1,215 @@
+// The engine as operators over a handle, which albert_act_fast/engine/native_engine.py owns.
+#include <pthread.h>
+
+#include <memory>
+#include <tuple>
+#include <unordered_map>
+
+#include "arguments.h"
+#include "engine.h"
+#include "module.h"
+
+namespace albert_act_fast::binding {
+namespace {
+
+// All engines there are, by handle. A handle is never used again, so that one whose engine is gone
+// is refused.
+class Engines {
+  public:
+    static Engines& all() {
+        // Never destroyed: at exit torch, whose tensors the engines hold, may be gone already.
+        static Engines& engines = *new Engines;
+        return engines;
+    }
+
+    int64_t add(std::shared_ptr<Engine> engine) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        engines_.emplace(++last_, std::move(engine));
+        return last_;
+    }
+
+    // Whoever runs it keeps it alive.
+    std::shared_ptr<Engine> get(int64_t handle) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = engines_.find(handle);
+        AAF_CHECK(found != engines_.end(), "engine: got ", handle,
+                  ", expected the handle of an engine that has not been released.");
+        return found->second;
+    }
+
+    void release(int64_t handle) {
+        const std::shared_ptr<Engine> last = get(handle);  // freed without the lock
+        const std::lock_guard<std::mutex> lock(mutex_);
+        engines_.erase(handle);
+    }
+
+    int64_t count() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return int64_t(engines_.size());
+    }
+
+  private:
+    Engines() {
+        // A process that is forked while another thread has the lock must not inherit it locked.
+        pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
+                       [] { all().mutex_.unlock(); });
+    }
+
+    std::mutex mutex_;
+    std::unordered_map<int64_t, std::shared_ptr<Engine>> engines_;
+    int64_t last_ = 0;
+};
+
+// The tensor's memory, valid as long as the tensor is.
+View view(const std::string& name, const Tensor& tensor) {
+    AAF_CHECK(tensor.is_cpu(), name, ": is not on the CPU, expected a CPU tensor.");
+    AAF_CHECK(tensor.layout() == torch::headeronly::Layout::Strided && tensor.is_contiguous(), name,
+              ": expected a contiguous tensor.");
+    std::vector<int64_t> shape;
+    for (int64_t i = 0; i < tensor.dim(); ++i) shape.push_back(tensor.size(i));
+    const View view{tensor.data_ptr(), tensor.scalar_type(), std::move(shape)};
+    AAF_CHECK(view.data != nullptr || view.count() == 0, name,
+              ": has no memory, expected a tensor with data.");
+    return view;
+}
+
+Activation activation_named(const std::string& name) {
+    static const std::pair<const char*, Activation> names[] = {{"gelu", Activation::gelu},
+                                                               {"gelu_tanh", Activation::gelu_tanh},
+                                                               {"relu", Activation::relu},
+                                                               {"silu", Activation::silu}};
+    for (const auto& [known, activation] : names)
+        if (name == known) return activation;
+    refuse("layer.activation: got ", name, ", expected gelu, gelu_tanh, relu or silu.");
+}
+
+// Refuses weights whose shapes or dtypes do not fit each other.
+void check(const Layer& layer) {
+    const View& query = layer.query[0];
+    AAF_CHECK((query.dtype == ScalarType::Float || query.dtype == ScalarType::BFloat16) &&
+                  query.shape.size() == 2 && query.shape[0] > 0,
+              "layer.query weight: got ", text(query.dtype), " of shape ", text(query.shape),
+              ", expected a matrix in float32 or bfloat16.");
+    const View& ffn = layer.ffn[0];
+    AAF_CHECK(ffn.shape.size() == 2 && ffn.shape[0] > 0, "layer.ffn weight: got shape ",
+              text(ffn.shape), ", expected a matrix.");
+    const ScalarType dtype = query.dtype;
+    const int64_t width = query.shape[0], inner = ffn.shape[0];
+    const auto linear = [dtype](const char* name, const View(&pair)[2], int64_t outputs,
+                                int64_t inputs) {
+        expect(std::string("layer.") + name + " weight", pair[0], dtype, {outputs, inputs});
+        expect(std::string("layer.") + name + " bias", pair[1], dtype, {outputs});
+    };
+    linear("query", layer.query, width, width);
+    linear("key", layer.key, width, width);
+    linear("value", layer.value, width, width);
+    linear("dense", layer.dense, width, width);
+    linear("ffn", layer.ffn, inner, width);
+    linear("ffn_output", layer.ffn_output, width, inner);
+    linear("halting", layer.halting, 1, width);
+    for (int i = 0; i < 2; ++i) {
+        const char* part = i == 0 ? " weight" : " bias";
+        expect(std::string("layer.attention_norm") + part, layer.attention_norm[i], dtype, {width});
+        expect(std::string("layer.output_norm") + part, layer.output_norm[i], dtype, {width});
+    }
+    AAF_CHECK(layer.heads >= 1 && width % layer.heads == 0, "layer.heads: got ", layer.heads,
+              ", expected a number that divides the ", width, " columns.");
+    if (!layer.distance_embedding.has_value()) return;
+    const View& table = *layer.distance_embedding;
+    AAF_CHECK(table.shape.size() == 2 && table.shape[0] > 0, "layer.distance_embedding: got shape ",
+              text(table.shape), ", expected a matrix.");
+    expect("layer.distance_embedding", table, dtype, {table.shape[0], width / layer.heads});
+}
+
+int64_t engine_create(std::vector<Tensor> weights, std::optional<Tensor> distance_embedding,
+                      bool key_distances, int64_t heads, std::string activation,
+                      double attention_eps, double output_eps, bool int8, bool library) {
+    // In the order of `PAIRS` in Python.
+    struct Pair {
+        const char* name;
+        View (Layer::*views)[2];
+    };
+    constexpr Pair pairs[] = {{"query", &Layer::query},
+                              {"key", &Layer::key},
+                              {"value", &Layer::value},
+                              {"dense", &Layer::dense},
+                              {"ffn", &Layer::ffn},
+                              {"ffn_output", &Layer::ffn_output},
+                              {"attention_norm", &Layer::attention_norm},
+                              {"output_norm", &Layer::output_norm},
+                              {"halting", &Layer::halting}};
+    AAF_CHECK(weights.size() == 2 * std::size(pairs), "weights: got ", weights.size(),
+              " tensors, expected weight and bias of ", std::size(pairs), " modules.");
+    Layer layer;
+    for (size_t i = 0; i < weights.size(); ++i) {
+        const auto& [name, views] = pairs[i / 2];
+        (layer.*views)[i % 2] =
+            view(std::string("layer.") + name + (i % 2 == 0 ? " weight" : " bias"), weights[i]);
+    }
+    if (distance_embedding.has_value())
+        layer.distance_embedding = view("layer.distance_embedding", *distance_embedding);
+    layer.key_distances = key_distances;
+    layer.heads = heads;
+    layer.activation = activation_named(activation);
+    layer.attention_eps = attention_eps;
+    layer.output_eps = output_eps;
+    check(layer);
+    return Engines::all().add(
+        make_engine(layer, int8 ? Weights::int8 : Weights::as_given, library));
+}
+
+std::vector<int64_t> engine_run(int64_t engine, Tensor hidden, Tensor offsets, Tensor positions,
+                                double threshold, int64_t max_iterations, bool interruptible,
+                                Tensor out, Tensor n_updates, Tensor remainders) {
+    Run run{view("hidden", hidden),
+            view("offsets", offsets),
+            view("positions", positions),
+            threshold,
+            max_iterations,
+            view("out", out),
+            view("n_updates", n_updates),
+            view("remainders", remainders),
+            {}};
+    if (interruptible) run.check_signals = &check_signals;
+    try {
+        return Engines::all().get(engine)->run(run);
+    } catch (const Interrupted&) {
+        return {-1};
+    }
+}
+
+void engine_release(int64_t engine) {
+    Engines::all().release(engine);
+}
+
+int64_t engine_count() {
+    return Engines::all().count();
+}
+
+int64_t engine_packed_bytes(int64_t engine) {
+    return int64_t(Engines::all().get(engine)->packed_bytes());
+}
+
+int64_t engine_workspace_bytes(int64_t engine) {
+    return int64_t(Engines::all().get(engine)->workspace_bytes());
+}
+
+std::tuple<double, double, double> engine_seconds(int64_t engine) {
+    const Seconds seconds = Engines::all().get(engine)->seconds();
+    return {seconds.products, seconds.attention, seconds.other};
+}
+
+}  // namespace
+}  // namespace albert_act_fast::binding
+
+// For tensors of every kind, so that the engine itself says which ones it takes; and for none.
+STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CompositeExplicitAutograd, m) {
+    using namespace albert_act_fast::binding;
+    m.impl("engine_create", TORCH_BOX(&engine_create));
+    m.impl("engine_run", TORCH_BOX(&engine_run));
+    m.impl("engine_release", TORCH_BOX(&engine_release));
+    m.impl("engine_count", TORCH_BOX(&engine_count));
+    m.impl("engine_packed_bytes", TORCH_BOX(&engine_packed_bytes));
+    m.impl("engine_workspace_bytes", TORCH_BOX(&engine_workspace_bytes));
+    m.impl("engine_seconds", TORCH_BOX(&engine_seconds));
+}
