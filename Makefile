@@ -5,8 +5,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 # Passed on to pytest, as in: make test ARGS="tests/packaging -k wheel"
 ARGS ?=
-# Pythons to build wheels for, as in: make wheel PYTHONS="python3.11 python3.12"
-PYTHONS ?= $(BIN)/python
+# Pythons to try a wheel with, by default those that are here: make test-wheel PYTHONS="python3.10"
+PYTHONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test transformers-tests fetch-transformers-tests wheel sdist manylinux interpret simulate
+.PHONY: help demo test transformers-tests fetch-transformers-tests wheel test-wheel sdist manylinux interpret simulate
 .PHONY: sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
@@ -122,25 +122,34 @@ sdist: $(STAMP) ## build the source distribution into dist/, and check it
 	@$(BIN)/twine check --strict dist/*.tar.gz
 
 # The operators take torch's library as they find it, so it is not packed along. auditwheel names the
-# oldest glibc that the wheel runs with: that of this machine, or older.
-wheel: sdist ## build a wheel for each of PYTHONS into dist/, and check them
-	@rm -rf build/wheels && for python in $(PYTHONS); do \
-	    echo "[wheel] $$python: the operators are compiled, a minute or more"; \
-	    $$python -m pip wheel --no-cache-dir --no-deps --wheel-dir build/wheels dist/*.tar.gz || exit 1; done
+# oldest glibc that the wheel runs with: that of this machine, or older. abi3audit looks whether it
+# uses nothing but what every supported Python has.
+wheel: sdist ## build one wheel for all Pythons into dist/, and check it
+	@echo "[wheel] the operators are compiled, a minute or more"
+	@rm -rf build/wheels && $(BIN)/python -m pip wheel --no-cache-dir --no-deps --wheel-dir build/wheels dist/*.tar.gz
 	@if [ "$$(uname)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair \
 	    --exclude libtorch_cpu.so --wheel-dir dist build/wheels/*.whl; \
 	    else cp build/wheels/*.whl dist; fi
-	@$(BIN)/twine check --strict dist/*
-	@$(BIN)/check-wheel-contents dist/*.whl
+	@$(check_wheels)
 	@$(BIN)/pip check
 	@ls -lh dist
 
+define check_wheels
+$(BIN)/twine check --strict dist/* && $(BIN)/check-wheel-contents dist/*.whl && \
+    $(BIN)/abi3audit --strict --report dist/*.whl >build/abi3audit.json && \
+    echo "abi3audit: nothing but the stable ABI"
+endef
+
+# pip brings what the package needs into the new environments: for most builds of torch gigabytes.
+test-wheel: wheel ## install that wheel in fresh environments without a compiler, and run it there
+	@ALBERT_ACT_FAST_WHEEL="$$(ls dist/*.whl)" ALBERT_ACT_FAST_PYTHONS="$(PYTHONS)" \
+	    $(BIN)/pytest -m slow tests/packaging/test_fresh_environment.py $(ARGS)
+
 # In the manylinux containers, so with an older glibc; needs Docker.
-manylinux: sdist ## build wheels for all Pythons that are supported with cibuildwheel, and test them
+manylinux: sdist ## the same with cibuildwheel, tried under every Python that is supported
 	@$(BIN)/pip install -q cibuildwheel==4.3.5
 	@$(BIN)/cibuildwheel --platform linux --output-dir dist dist/*.tar.gz
-	@$(BIN)/twine check --strict dist/*
-	@$(BIN)/check-wheel-contents dist/*.whl
+	@$(check_wheels)
 
 lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .

@@ -20,8 +20,8 @@ def _load():
     """Returns the module and None, or None and the reason why it is not there."""
     if importlib.util.find_spec(_MODULE) is None:
         return None, (
-            "the C++ operators were not built for this Python (ALBERT_ACT_FAST_SKIP_CPP was set, "
-            f"or this is Windows); to have them, with a C++ compiler: {_INSTALL_AGAIN}"
+            "the C++ operators were not built (ALBERT_ACT_FAST_SKIP_CPP was set, or this is "
+            f"Windows); to have them, with a C++ compiler: {_INSTALL_AGAIN}"
         )
     try:
         return importlib.import_module(_MODULE), None
