@@ -4,8 +4,7 @@
 
 Not a test: it downloads that torch into an environment of its own, which it removes again. It runs
 the parity tests of the C++ operators there, and on a GPU, if there is one, those of the CUDA
-operators. The version of Python must be the one that the library was built for.
-"""
+operators."""
 
 from __future__ import annotations
 
