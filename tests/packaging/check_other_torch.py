@@ -4,7 +4,8 @@
 
 Not a test: it downloads that torch into an environment of its own, which it removes again. It runs
 the parity tests of the C++ operators there, and on a GPU, if there is one, those of the CUDA
-operators."""
+operators.
+"""
 
 from __future__ import annotations
 
