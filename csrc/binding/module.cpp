@@ -5,12 +5,18 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "check.h"
-#include "engine.h"
+#include "../common/check.h"
+#include "engine_arguments.h"
 
 namespace py = pybind11;
 
 namespace albert_act_fast::binding {
+
+using engine::Engine;
+using engine::Layer;
+using engine::Run;
+using engine::View;
+
 namespace {
 
 // What is asked of Python in every call.
@@ -125,44 +131,7 @@ Activation activation_named(const std::string& name) {
     refuse("layer.activation: got ", name, ", expected gelu, gelu_tanh, relu or silu.");
 }
 
-// Refuses weights whose shapes or dtypes do not fit each other.
-void check(const Layer& layer) {
-    const View& query = layer.query[0];
-    AAF_CHECK(query.dtype != ScalarType::Long && query.shape.size() == 2 && query.shape[0] > 0,
-              "layer.query weight: got ", text(query.dtype), " of shape ", text(query.shape),
-              ", expected a matrix in float32 or bfloat16.");
-    const View& ffn = layer.ffn[0];
-    AAF_CHECK(ffn.shape.size() == 2 && ffn.shape[0] > 0, "layer.ffn weight: got shape ",
-              text(ffn.shape), ", expected a matrix.");
-    const ScalarType dtype = query.dtype;
-    const int64_t width = query.shape[0], inner = ffn.shape[0];
-    const auto linear = [dtype](const char* name, const View(&pair)[2], int64_t outputs,
-                                int64_t inputs) {
-        expect(Fields::full(name) + " weight", pair[0], dtype, {outputs, inputs});
-        expect(Fields::full(name) + " bias", pair[1], dtype, {outputs});
-    };
-    linear("query", layer.query, width, width);
-    linear("key", layer.key, width, width);
-    linear("value", layer.value, width, width);
-    linear("dense", layer.dense, width, width);
-    linear("ffn", layer.ffn, inner, width);
-    linear("ffn_output", layer.ffn_output, width, inner);
-    linear("halting", layer.halting, 1, width);
-    for (int i = 0; i < 2; ++i) {
-        const char* part = i == 0 ? " weight" : " bias";
-        expect(Fields::full("attention_norm") + part, layer.attention_norm[i], dtype, {width});
-        expect(Fields::full("output_norm") + part, layer.output_norm[i], dtype, {width});
-    }
-    AAF_CHECK(layer.heads >= 1 && width % layer.heads == 0, "layer.heads: got ", layer.heads,
-              ", expected a number that divides the ", width, " columns.");
-    if (!layer.distance_embedding.has_value()) return;
-    const View& table = *layer.distance_embedding;
-    AAF_CHECK(table.shape.size() == 2 && table.shape[0] > 0, "layer.distance_embedding: got shape ",
-              text(table.shape), ", expected a matrix.");
-    expect("layer.distance_embedding", table, dtype, {table.shape[0], width / layer.heads});
-}
-
-std::unique_ptr<Engine> engine(const py::object& weights, bool int8, bool library) {
+std::unique_ptr<Engine> make_engine(const py::object& weights, bool int8, bool onednn) {
     Fields fields(weights);
     Layer layer;
     fields.pair("query", layer.query);
@@ -184,7 +153,8 @@ std::unique_ptr<Engine> engine(const py::object& weights, bool int8, bool librar
     layer.output_eps = fields.value<double>("output_eps", "a number");
     check(layer);
     const py::gil_scoped_release release;
-    return make_engine(layer, int8 ? Weights::int8 : Weights::as_given, library);
+    return engine::make_engine(layer, int8 ? engine::Weights::int8 : engine::Weights::as_given,
+                               onednn);
 }
 
 void check_signals() {
@@ -206,6 +176,7 @@ std::vector<int64_t> run(Engine& engine, const py::object& hidden, const py::obj
     if (python.get_ident().equal(python.main_thread().attr("ident")))
         all.check_signals = &check_signals;
     const py::gil_scoped_release release;
+    check(all, engine);
     return engine.run(all);
 }
 
@@ -241,10 +212,10 @@ PYBIND11_MODULE(_cpp_ops, module) {
     using namespace albert_act_fast::binding;
     py::class_<Engine>(module, "Engine",
                        "An ALBERT-ACT layer's packed weights, and its iterations.")
-        .def(py::init(&engine), py::arg("layer"), py::kw_only(), py::arg("int8"),
-             py::arg("library"),
+        .def(py::init(&make_engine), py::arg("layer"), py::kw_only(), py::arg("int8"),
+             py::arg("onednn"),
              "layer: an object with the fields of LayerWeights, whose tensors are copied. int8: "
-             "products in int8. library: whether torch's oneDNN operators may be used.")
+             "products in int8. onednn: whether torch's oneDNN operators may be used.")
         .def("run", &run, py::kw_only(), py::arg("hidden"), py::arg("offsets"),
              py::arg("positions"), py::arg("threshold"), py::arg("max_iterations"), py::arg("out"),
              py::arg("n_updates"), py::arg("remainders"),
@@ -255,7 +226,8 @@ PYBIND11_MODULE(_cpp_ops, module) {
         .def_property_readonly(
             "seconds",
             [](const Engine& engine) {
-                const Seconds seconds = without_interpreter(&Engine::seconds)(engine);
+                const albert_act_fast::engine::Seconds seconds =
+                    without_interpreter(&Engine::seconds)(engine);
                 py::dict parts;
                 parts["products"] = seconds.products;
                 parts["attention"] = seconds.attention;
@@ -263,6 +235,7 @@ PYBIND11_MODULE(_cpp_ops, module) {
                 return parts;
             },
             "Where the time of the last run went.");
-    module.attr("MAX_INT8_INPUTS") = kMaxInt8Inputs;
+    module.attr("HALTING_WORKSPACE_HEADER") = albert_act_fast::kHaltingWorkspaceHeader;
+    module.attr("MAX_INT8_INPUTS") = albert_act_fast::engine::kMaxInt8Inputs;
     module.def("build_info", &build_info);
 }
