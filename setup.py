@@ -68,6 +68,8 @@ def missing_tool():
             f"no Python headers: there is no {header}; install them (Debian: apt-get install "
             "python3-dev)"
         )
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "free-threaded Python has no limited API; use a Python that has the GIL"
     try:
         import pybind11  # noqa: F401
     except ImportError:

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from transformers import AlbertConfig
 from transformers.activations import ACT2FN
 
-POSITION_EMBEDDING_TYPES = ("absolute", "relative_key", "relative_key_query")
+
+@dataclass(frozen=True)
+class PositionType:
+    """Where a model's positions enter.
+
+    Attributes:
+        embedded: an embedding of each token's position is added to the token's own.
+        relative: scores have a term for the distance from query to key, of the query and the
+            distance's embedding (Shaw et al. 2018).
+        key_distances: of the key, too (Huang et al. 2020, method 4).
+    """
+
+    embedded: bool = False
+    relative: bool = False
+    key_distances: bool = False
+
+
+POSITION_TYPES = {
+    "absolute": PositionType(embedded=True),
+    "relative_key": PositionType(relative=True),
+    "relative_key_query": PositionType(relative=True, key_distances=True),
+}
 # "albert" because some published checkpoints were saved under ALBERT's own model type.
 ACCEPTED_MODEL_TYPES = ("albert_act", "albert")
 
@@ -119,10 +141,10 @@ class AlbertActConfig(AlbertConfig):
             f"a multiple of num_attention_heads={self.num_attention_heads}",
         )
         _require(
-            self.position_embedding_type in POSITION_EMBEDDING_TYPES,
+            self.position_embedding_type in POSITION_TYPES,
             "position_embedding_type",
             self.position_embedding_type,
-            f"one of {', '.join(POSITION_EMBEDDING_TYPES)}",
+            f"one of {', '.join(POSITION_TYPES)}",
         )
         _require(
             self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, f"one of {', '.join(ACT2FN)}"

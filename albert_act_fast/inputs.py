@@ -214,7 +214,7 @@ def _position_limit(config: AlbertActConfig, embeddings: nn.Module, encoder: nn.
     """
     limit = config.max_position_embeddings
     attention = encoder.albert_layer.attention
-    if embeddings.position_embedding_type == "absolute":
+    if embeddings.has_positions:
         rows, what = table_size(embeddings.position_embeddings), "position embeddings"
     else:
         rows, what = table_size(attention.distance_embedding), "distance embeddings"

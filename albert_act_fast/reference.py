@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from albert_act_fast.configuration import AlbertActConfig
+from albert_act_fast.configuration import POSITION_TYPES, AlbertActConfig
 from albert_act_fast.modules import HaltingLinear, halting_logit
 from albert_act_fast.outputs import EncoderResult
 
@@ -122,12 +122,12 @@ class AlbertActAttention(nn.Module):
     @property
     def relative(self) -> bool:
         """Whether scores depend on the distance between tokens."""
-        return self.position_embedding_type != "absolute"
+        return POSITION_TYPES[self.position_embedding_type].relative
 
     @property
     def key_distances(self) -> bool:
         """Whether keys, too, are multiplied by the distance's embedding."""
-        return self.position_embedding_type == "relative_key_query"
+        return POSITION_TYPES[self.position_embedding_type].key_distances
 
     def relative_scores(self, query: Tensor, key: Tensor) -> Tensor | float:
         """Shaw et al. 2018 ("relative_key") and Huang et al. 2020, method 4; added unscaled."""

@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 
 from albert_act_fast.kernels.rows import layer_norm, load_rows
+from albert_act_fast.ops.contracts import HALTING_WORKSPACE_HEADER
 
-# int64 entries of the workspace that are no rows' (see `contracts.halting_workspace`), as int32.
-HEADER = tl.constexpr(16)
+# As int32.
+HEADER = tl.constexpr(2 * HALTING_WORKSPACE_HEADER)
 BELOW_THRESHOLD = tl.constexpr(1 << 16)
 # How many entries of the workspace, and how many sequence offsets, a program looks at at a time.
 CHUNK = tl.constexpr(1024)

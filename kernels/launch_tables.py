@@ -40,11 +40,12 @@ class Products:
 
     def programs(self, rows: int, columns: int) -> int:
         """Enough for `rows` rows or fewer: the small tiles may be more."""
-        few = _blocks(min(rows, self.FEW_ROWS), self.FEW_M) * _blocks(columns, self.FEW_N)
-        return max(few, _blocks(rows, self.BLOCK_M) * _blocks(columns, self.BLOCK_N))
+        few = blocks(min(rows, self.FEW_ROWS), self.FEW_M) * blocks(columns, self.FEW_N)
+        return max(few, blocks(rows, self.BLOCK_M) * blocks(columns, self.BLOCK_N))
 
 
-def _blocks(count: int, size: int) -> int:
+def blocks(count: int, size: int) -> int:
+    """Blocks of `size` that hold `count`."""
     return (count + size - 1) // size
 
 

@@ -14,7 +14,7 @@ from albert_act_fast.kernels.products import product
 def project_qkv_tile(
     hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
     token_index, running, moved, queries, key_store, value_store,
-    width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+    width, hidden_stride, weight_stride, queries_stride, key_store_stride, value_store_stride,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -28,17 +28,17 @@ def project_qkv_tile(
         weight = query_weight
         bias = query_bias
         out = queries
-        out_stride = query_stride
+        out_stride = queries_stride
         if which == 1:
             weight = key_weight
             bias = key_bias
             out = key_store
-            out_stride = key_stride
+            out_stride = key_store_stride
         elif which == 2:
             weight = value_weight
             bias = value_bias
             out = value_store
-            out_stride = value_stride
+            out_stride = value_store_stride
         row = first + tl.arange(0, BLOCK_M)
         column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = row < live
@@ -62,7 +62,7 @@ def project_qkv_tile(
 def project_qkv(
     hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
     token_index, running_count, moved_count, queries, key_store, value_store,
-    width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+    width, hidden_stride, weight_stride, queries_stride, key_store_stride, value_store_stride,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
@@ -74,13 +74,15 @@ def project_qkv(
         project_qkv_tile(
             hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
             token_index, running, moved, queries, key_store, value_store,
-            width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+            width, hidden_stride, weight_stride,
+            queries_stride, key_store_stride, value_store_stride,
             PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     elif FEW_ROWS > 0:
         project_qkv_tile(
             hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
             token_index, running, moved, queries, key_store, value_store,
-            width, hidden_stride, weight_stride, query_stride, key_stride, value_stride,
+            width, hidden_stride, weight_stride,
+            queries_stride, key_store_stride, value_store_stride,
             PRECISION, FEW_M, FEW_N, FEW_K,
         )  # fmt: skip

@@ -31,7 +31,7 @@ def find_sequence(query_offsets, sequences, block, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def relative_scores(
-    queries, key_store, distance_embedding, distance_stride, distance, is_pair,
+    queries, key_store, distance_embedding, distance_embedding_stride, distance, is_pair,
     query_start, key_start, is_row, is_key, head_size,
     KEY_DISTANCES: tl.constexpr,
 ):  # fmt: skip
@@ -44,7 +44,9 @@ def relative_scores(
         piece = tl.zeros(distance.shape, tl.float32)
         for d in range(start, tl.minimum(start + 8, head_size)):
             e = tl.load(
-                distance_embedding + distance * distance_stride + d, mask=is_pair, other=0.0
+                distance_embedding + distance * distance_embedding_stride + d,
+                mask=is_pair,
+                other=0.0,
             ).to(tl.float32)
             left = tl.load(queries + query_start + d, mask=is_row, other=0.0).to(tl.float32)
             left = left[:, None]
@@ -61,7 +63,7 @@ def ragged_attention(
     queries, key_store, value_store, query_offsets, key_offsets, token_index, positions,
     distance_embedding, out,
     sequences, head_size, scale, distances,
-    query_stride, key_stride, value_stride, distance_stride, out_stride,
+    queries_stride, key_store_stride, value_store_stride, distance_embedding_stride, out_stride,
     KEY_DISTANCES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
@@ -77,7 +79,7 @@ def ragged_attention(
     d = tl.arange(0, HEAD)
     is_d = d < head_size
     head = tl.program_id(1) * head_size
-    query_start = row * query_stride + head
+    query_start = row * queries_stride + head
     q = tl.load(
         queries + query_start[:, None] + d[None, :], mask=is_row[:, None] & is_d[None, :], other=0.0
     )
@@ -92,7 +94,7 @@ def ragged_attention(
     for key_first in range(tl.load(key_offsets + sequence), key_end, BLOCK_K):
         key = key_first + tl.arange(0, BLOCK_K)
         is_key = key < key_end
-        key_start = key * key_stride + head
+        key_start = key * key_store_stride + head
         k = tl.load(
             key_store + key_start[None, :] + d[:, None],
             mask=is_key[None, :] & is_d[:, None],
@@ -103,7 +105,7 @@ def ragged_attention(
             key_position = tl.load(positions + key, mask=is_key, other=0)
             distance = query_position[:, None] - key_position[None, :] + (distances - 1) // 2
             scores += relative_scores(
-                queries, key_store, distance_embedding, distance_stride, distance,
+                queries, key_store, distance_embedding, distance_embedding_stride, distance,
                 is_row[:, None] & is_key[None, :], query_start, key_start, is_row, is_key,
                 head_size, KEY_DISTANCES,
             )  # fmt: skip
@@ -115,7 +117,7 @@ def ragged_attention(
         total = total * fade + tl.sum(weight, 1)
         highest = now_highest
         v = tl.load(
-            value_store + (key * value_stride + head)[:, None] + d[None, :],
+            value_store + (key * value_store_stride + head)[:, None] + d[None, :],
             mask=is_key[:, None] & is_d[None, :],
             other=0.0,
         )

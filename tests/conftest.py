@@ -1,13 +1,13 @@
 """What all tests share: the gpu mark and the hypothesis profiles."""
 
-import os
-
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from support import cuda_on_cpu
 
-if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+from albert_act_fast.flags import is_set
+
+if is_set("TRITON_INTERPRET"):
     from support.triton_interpreter import install
 
     install()

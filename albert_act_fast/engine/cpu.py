@@ -24,14 +24,14 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class PackedLayer:
-    """A native engine, and what it was made from."""
+class LayerEngine:
+    """A layer's native engine, and what it was made from."""
 
     engine: NativeEngine
     fingerprint: tuple
 
 
-_packed: WeakKeyDictionary[nn.Module, PackedLayer] = WeakKeyDictionary()
+_engines: WeakKeyDictionary[nn.Module, LayerEngine] = WeakKeyDictionary()
 
 
 def why_not(call: Call) -> str | None:
@@ -66,11 +66,11 @@ def iterate(
     call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
 ) -> PackedResult:
     """As `loop.iterate`, in one native call."""
-    packed = pack_layer(call.layer, call.int8)
+    engine = native_engine(call.layer, call.int8)
     out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
     n_updates = hidden.new_empty(hidden.size(0), dtype=torch.float32)
     remainders = torch.empty_like(n_updates)
-    rows = packed.engine.run(
+    rows = engine.run(
         hidden=hidden.contiguous(),
         offsets=tokens.offsets,
         positions=tokens.positions.contiguous(),
@@ -83,25 +83,24 @@ def iterate(
     return PackedResult(out, n_updates, remainders, rows)
 
 
-def pack_layer(layer: nn.Module, int8: bool = False) -> PackedLayer:
-    """The layer's weights, packed; packed anew when anything that packing reads has changed, in
-    whatever way; rounded to int8 where asked."""
+def native_engine(layer: nn.Module, int8: bool = False):
+    """The engine with the layer's weights, rounded to int8 where asked: made anew when anything
+    that it is made from has changed, in whatever way."""
     weights = layer_weights(layer)
-    packed = _packed.get(layer)
-    if packed is None or packed.fingerprint != _fingerprint(weights, int8):
+    made = _engines.get(layer)
+    if made is None or made.fingerprint != _fingerprint(weights, int8):
         # Of a copy: other threads may be changing the weights, and what the engine is packed from
         # has to be what its fingerprint was taken of.
         copy = weights.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
-        packed = PackedLayer(_engine(copy, int8), _fingerprint(copy, int8))
-        _packed[layer] = packed
-    return packed
+        made = _engines[layer] = LayerEngine(make_engine(copy, int8), _fingerprint(copy, int8))
+    return made.engine
 
 
-def packed_engine(layer: nn.Module) -> NativeEngine | None:
+def last_native_engine(layer: nn.Module) -> NativeEngine | None:
     """The native engine that the layer ran on last (`packed_bytes`, `workspace_bytes`, `seconds` of
     its last run), None where there is none."""
-    packed = _packed.get(layer)
-    return None if packed is None else packed.engine
+    made = _engines.get(layer)
+    return None if made is None else made.engine
 
 
 def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
@@ -118,9 +117,9 @@ def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
     )
 
 
-def _engine(weights: LayerWeights, int8: bool):
-    library = _has_onednn(weights.query[0].dtype)
-    return NativeEngine(weights, int8=int8, library=library)
+def make_engine(weights: LayerWeights, int8: bool) -> NativeEngine:
+    onednn = _has_onednn(weights.query[0].dtype)
+    return NativeEngine(weights, int8=int8, onednn=onednn)
 
 
 @functools.cache

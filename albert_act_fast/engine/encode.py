@@ -70,7 +70,7 @@ def _call_embeddings(embeddings: nn.Module, inputs: ModelInputs, tokens: PackedT
     else:
         rows = inputs.inputs_embeds.flatten(0, 1)[index]
     rows = rows + embeddings.token_type_embeddings(inputs.token_type_ids.flatten()[index])
-    if embeddings.position_embedding_type == "absolute":
+    if embeddings.has_positions:
         rows = rows + embeddings.position_embeddings(inputs.position_ids.flatten()[index])
     return embeddings.dropout(embeddings.LayerNorm(rows))
 

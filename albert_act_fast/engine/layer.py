@@ -67,7 +67,7 @@ _PLAIN = {
     "dropout": (nn.Dropout,),
 }
 
-Pair = tuple[Tensor, Tensor]
+WeightAndBias = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ class LayerWeights:
     """What the layer's modules compute with: their own tensors, nothing copied. Every pair is
     (weight, bias)."""
 
-    query: Pair
-    key: Pair
-    value: Pair
-    dense: Pair
-    ffn: Pair
-    ffn_output: Pair
-    attention_norm: Pair
-    output_norm: Pair
-    halting: Pair
+    query: WeightAndBias
+    key: WeightAndBias
+    value: WeightAndBias
+    dense: WeightAndBias
+    ffn: WeightAndBias
+    ffn_output: WeightAndBias
+    attention_norm: WeightAndBias
+    output_norm: WeightAndBias
+    halting: WeightAndBias
     distance_embedding: Tensor | None
     key_distances: bool
     heads: int
@@ -148,7 +148,7 @@ class EmbeddingWeights:
     word: Tensor
     token_type: Tensor
     position: Tensor | None
-    norm: Pair
+    norm: WeightAndBias
     eps: float
 
 
@@ -314,15 +314,15 @@ def layer_weights(layer: nn.Module) -> LayerWeights:
     attention = layer.attention
     distance = attention._modules.get("distance_embedding")
     return LayerWeights(
-        query=_pair(attention.query),
-        key=_pair(attention.key),
-        value=_pair(attention.value),
-        dense=_pair(attention.dense),
-        ffn=_pair(layer.ffn),
-        ffn_output=_pair(layer.ffn_output),
-        attention_norm=_pair(layer.LayerNorm),
-        output_norm=_pair(layer.full_layer_layer_norm),
-        halting=_pair(layer.act.dense),
+        query=_weight_and_bias(attention.query),
+        key=_weight_and_bias(attention.key),
+        value=_weight_and_bias(attention.value),
+        dense=_weight_and_bias(attention.dense),
+        ffn=_weight_and_bias(layer.ffn),
+        ffn_output=_weight_and_bias(layer.ffn_output),
+        attention_norm=_weight_and_bias(layer.LayerNorm),
+        output_norm=_weight_and_bias(layer.full_layer_layer_norm),
+        halting=_weight_and_bias(layer.act.dense),
         distance_embedding=distance.weight.detach() if attention.relative else None,
         key_distances=attention.key_distances,
         heads=attention.num_attention_heads,
@@ -334,15 +334,15 @@ def layer_weights(layer: nn.Module) -> LayerWeights:
 
 def embedding_weights(embeddings: nn.Module) -> EmbeddingWeights:
     """Of embeddings whose modules may all be read."""
-    absolute = embeddings.position_embedding_type == "absolute"
+    table = embeddings.position_embeddings
     return EmbeddingWeights(
         word=embeddings.word_embeddings.weight.detach(),
         token_type=embeddings.token_type_embeddings.weight.detach(),
-        position=embeddings.position_embeddings.weight.detach() if absolute else None,
-        norm=_pair(embeddings.LayerNorm),
+        position=table.weight.detach() if embeddings.has_positions else None,
+        norm=_weight_and_bias(embeddings.LayerNorm),
         eps=embeddings.LayerNorm.eps,
     )
 
 
-def _pair(module: nn.Module) -> Pair:
+def _weight_and_bias(module: nn.Module) -> WeightAndBias:
     return module.weight.detach(), module.bias.detach()

@@ -8,10 +8,16 @@ projected once in the iteration after it halted, stay in the K/V store for those
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from albert_act_fast import ops
 from albert_act_fast.engine.call import Call
+from albert_act_fast.engine.halting import (
+    Finished,
+    HaltingWeights,
+    RunningRows,
+    halting_step_arguments,
+)
 from albert_act_fast.engine.layer import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.modules import halting_logit
@@ -43,40 +49,42 @@ def iterate(
     """
     op = {name: ops.implementation_of(name, call.implementation) for name in ops.OPERATORS}
     layer, offsets, positions = call.layer, tokens.offsets, tokens.positions
-    attention, halting = layer.attention, layer.act.dense
+    attention = layer.attention
     distance = attention.distance_embedding.weight.contiguous() if attention.relative else None
     halting_is_read = not (call.is_called("full_layer_layer_norm") or call.is_called("act.dense"))
     state_dtype = torch.promote_types(hidden.dtype, torch.float32)
-    max_iterations, threshold = limits.max_iterations, limits.threshold
 
-    out = torch.empty_like(hidden)
     n_updates = hidden.new_empty(hidden.size(0), dtype=state_dtype)
-    remainders = torch.empty_like(n_updates)
+    finished = Finished(torch.empty_like(hidden), n_updates, torch.empty_like(n_updates))
     key_store = value_store = None
     workspace = offsets.new_zeros(ops.halting_workspace(hidden.size(0)))
 
-    running = moved = hidden
-    token_index = moved_index = torch.arange(hidden.size(0), device=hidden.device)
-    accumulated_probability = torch.zeros_like(n_updates)
-    query_offsets = offsets
-    result = PackedResult(out, n_updates, remainders)
+    now = RunningRows(
+        hidden,
+        torch.zeros_like(n_updates),
+        torch.arange(hidden.size(0), device=hidden.device),
+        offsets,
+    )
+    moved = now
+    result = PackedResult(finished.out, finished.n_updates, finished.remainders)
 
-    for iteration in range(1, max_iterations + 1):
+    for iteration in range(1, limits.max_iterations + 1):
+        running = now.hidden
         result.running_rows.append(running.size(0))
-        keys, values = attention.key(moved), attention.value(moved)
+        keys, values = attention.key(moved.hidden), attention.value(moved.hidden)
         if key_store is None:  # the first iteration moves all tokens, in order
             key_store, value_store = keys, values
         else:
-            op["write_kv"](keys, values, moved_index, None, key_store, value_store)
+            op["write_kv"](keys, values, moved.token_index, None, key_store, value_store)
         queries = attention.query(running)
         attended = torch.empty_like(queries)
         op["ragged_attention"](
             queries,
             key_store,
             value_store,
-            query_offsets,
+            now.query_offsets,
             offsets,
-            token_index,
+            now.token_index,
             positions,
             attention.num_attention_heads,
             distance,
@@ -84,75 +92,46 @@ def iterate(
             attended,
         )
         projected = attention.dense(attended)
-        norm = layer.LayerNorm
         if call.is_called("LayerNorm"):
-            ffn_input = norm(projected + running)
+            ffn_input = layer.LayerNorm(projected + running)
         else:
             ffn_input = torch.empty_like(running)
-            op["add_layer_norm"](
-                projected,
-                running,
-                norm.weight.contiguous(),
-                norm.bias.contiguous(),
-                norm.eps,
-                None,
-                ffn_input,
-            )
+            op["add_layer_norm"](projected, running, *_norm(layer.LayerNorm), None, ffn_input)
         ffn_output = layer.ffn_output(layer.activation(layer.ffn(ffn_input)))
 
-        moved = torch.empty_like(running)
-        moved_index = torch.empty_like(token_index)
-        next_probability = torch.empty_like(accumulated_probability)
-        next_offsets = torch.empty_like(query_offsets)
-        norm = layer.full_layer_layer_norm
+        moved = RunningRows(*(torch.empty_like(part) for part in now))
         if halting_is_read:
+            weights = HaltingWeights(
+                *_norm(layer.full_layer_layer_norm),
+                layer.act.dense.weight.contiguous(),
+                layer.act.dense.bias,
+            )
             op["halting_step"](
-                ffn_output,
-                ffn_input,
-                running,
-                norm.weight.contiguous(),
-                norm.bias.contiguous(),
-                norm.eps,
-                halting.weight.contiguous(),
-                halting.bias,
-                threshold,
-                iteration,
-                iteration == max_iterations,
-                accumulated_probability,
-                token_index,
-                query_offsets,
-                moved,
-                next_probability,
-                moved_index,
-                next_offsets,
-                workspace[: ops.halting_workspace(running.size(0))],
-                out,
-                n_updates,
-                remainders,
+                *halting_step_arguments(
+                    now,
+                    moved,
+                    finished,
+                    weights,
+                    limits,
+                    iteration,
+                    workspace,
+                    ffn_output,
+                    ffn_input,
+                )
             )
         else:
-            candidate = norm(ffn_output + ffn_input)
-            finish_iteration(
-                candidate,
-                halting_logit(halting, candidate).squeeze(1).sigmoid(),
-                running,
-                threshold,
-                iteration,
-                iteration == max_iterations,
-                accumulated_probability,
-                token_index,
-                query_offsets,
-                moved,
-                next_probability,
-                moved_index,
-                next_offsets,
-                out,
-                n_updates,
-                remainders,
+            candidate = layer.full_layer_layer_norm(ffn_output + ffn_input)
+            p = halting_logit(layer.act.dense, candidate).squeeze(1).sigmoid()
+            arguments = halting_step_arguments(
+                now, moved, finished, HaltingWeights(), limits, iteration, workspace
             )
-        count = int(next_offsets[-1])
+            finish_iteration(arguments, candidate, p)
+        count = int(moved.query_offsets[-1])
         if count == 0:
             break
-        running, token_index = moved[:count], moved_index[:count]
-        accumulated_probability, query_offsets = next_probability[:count], next_offsets
+        now = RunningRows(*(part[:count] for part in moved[:3]), moved.query_offsets)
     return result
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+    return norm.weight.contiguous(), norm.bias.contiguous(), norm.eps

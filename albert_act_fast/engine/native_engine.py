@@ -31,7 +31,7 @@ class NativeEngine:
     Args:
         layer: an object with the fields of `LayerWeights`, whose tensors are copied.
         int8: whether products are in int8.
-        library: whether torch's oneDNN operators may be used.
+        onednn: whether torch's oneDNN operators may be used.
 
     Raises:
         TypeError: what is given is no layer.
@@ -40,7 +40,7 @@ class NativeEngine:
 
     __slots__ = ("__weakref__", "_handle")
 
-    def __init__(self, layer, *, int8: bool, library: bool):
+    def __init__(self, layer, *, int8: bool, onednn: bool):
         for name in _FIELDS:
             if not hasattr(layer, name):
                 raise TypeError(f"layer: has no {name}, expected the fields of LayerWeights.")
@@ -54,7 +54,7 @@ class NativeEngine:
             layer.attention_eps,
             layer.output_eps,
             int8,
-            library,
+            onednn,
         )
         # Not at exit, where the process's end frees all.
         weakref.finalize(self, _ops.engine_release.default, self._handle).atexit = False

@@ -12,7 +12,7 @@ from transformers.models.albert.modeling_albert import AlbertEmbeddings, AlbertM
 from transformers.utils import ModelOutput, logging
 
 from albert_act_fast import engine, implementations, native
-from albert_act_fast.configuration import AlbertActConfig
+from albert_act_fast.configuration import POSITION_TYPES, AlbertActConfig
 from albert_act_fast.engine.recompute import encode_with_recomputed_gradients
 from albert_act_fast.inputs import GivenInputs, ModelInputs, check_inputs, refuse_unknown
 from albert_act_fast.outputs import AlbertActModelOutput, EncoderResult
@@ -35,9 +35,14 @@ class AlbertActEmbeddings(AlbertEmbeddings):
     def __init__(self, config: AlbertActConfig):
         super().__init__(config)
         self.position_embedding_type = config.position_embedding_type
-        if self.position_embedding_type != "absolute":
+        if not self.has_positions:
             # Checkpoints have it, no result depends on it: nobody is to wait for its gradient.
             self.position_embeddings.requires_grad_(False)
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether each token's position is added, not only a term of the scores."""
+        return POSITION_TYPES[self.position_embedding_type].embedded
 
     def forward(self, inputs: ModelInputs) -> Tensor:
         """[B, S, E]"""
@@ -45,7 +50,7 @@ class AlbertActEmbeddings(AlbertEmbeddings):
         if embeddings is None:
             embeddings = self.word_embeddings(inputs.input_ids)
         embeddings = embeddings + self.token_type_embeddings(inputs.token_type_ids)
-        if self.position_embedding_type == "absolute":
+        if self.has_positions:
             embeddings = embeddings + self.position_embeddings(inputs.position_ids)
         return self.dropout(self.LayerNorm(embeddings))
 

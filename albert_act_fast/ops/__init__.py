@@ -4,10 +4,11 @@
 from albert_act_fast.ops import contracts, torch_ops, triton_ops  # noqa: F401, I001
 from albert_act_fast import native  # noqa: F401
 from albert_act_fast.ops.contracts import (
+    ARGUMENTS,
     OPERATORS,
     halting_workspace,
     implementation_of,
     registered,
 )
 
-__all__ = ["OPERATORS", "halting_workspace", "implementation_of", "registered"]
+__all__ = ["ARGUMENTS", "OPERATORS", "halting_workspace", "implementation_of", "registered"]

@@ -15,6 +15,7 @@ neither reads nor writes them. Both are read where the rows are, never by the ho
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 
 import torch
@@ -26,173 +27,97 @@ IMPLEMENTATIONS = ("torch", "cpp", "triton", "cuda")
 _library = torch.library.Library(NAMESPACE, "DEF")
 
 
-def _expect_shapes(op: str, shapes: dict[str, tuple[Tensor, tuple]]) -> None:
-    for name, (tensor, expected) in shapes.items():
-        torch._check_value(
-            tuple(tensor.shape) == expected,
-            lambda name=name, tensor=tensor, expected=expected: (
-                f"{op}: {name} has shape {tuple(tensor.shape)}, expected {expected}."
-            ),
-        )
-
-
-def _row_count(row_count: Tensor | None) -> dict[str, tuple[Tensor, tuple]]:
-    return {} if row_count is None else {"row_count": (row_count, (1,))}
+# int64 words of `halting_step`'s workspace that are no row's.
+HALTING_WORKSPACE_HEADER = 8
 
 
 def halting_workspace(rows: int) -> int:
     """Length of `halting_step`'s workspace for `rows` rows."""
-    return rows + 8
+    return HALTING_WORKSPACE_HEADER + rows
 
 
-def _check_embed_tokens(
-    token_ids,
-    token_type_ids,
-    position_ids,
-    word,
-    token_type,
-    position,
-    ln_weight,
-    ln_bias,
-    eps,
-    row_count,
-    out,
-):
-    tokens, width = token_ids.size(0), word.size(1)
+# The shapes that follow from those of other arguments, by name.
+def _shapes_of_embed_tokens(a):
+    tokens, width = a.token_ids.size(0), a.word.size(1)
     shapes = {
-        "token_type_ids": (token_type_ids, (tokens,)),
-        "position_ids": (position_ids, (tokens,)),
-        "token_type": (token_type, (token_type.size(0), width)),
-        "ln_weight": (ln_weight, (width,)),
-        "ln_bias": (ln_bias, (width,)),
-        "out": (out, (tokens, width)),
-        **_row_count(row_count),
+        "token_type_ids": (tokens,),
+        "position_ids": (tokens,),
+        "token_type": (a.token_type.size(0), width),
+        "ln_weight": (width,),
+        "ln_bias": (width,),
+        "out": (tokens, width),
     }
-    if position is not None:
-        shapes["position"] = (position, (position.size(0), width))
-    _expect_shapes("embed_tokens", shapes)
+    if a.position is not None:
+        shapes["position"] = (a.position.size(0), width)
+    return shapes
 
 
-def _check_write_kv(keys, values, token_index, row_count, key_store, value_store):
-    _expect_shapes(
-        "write_kv",
-        {
-            "values": (values, tuple(keys.shape)),
-            "token_index": (token_index, (keys.size(0),)),
-            "key_store": (key_store, (key_store.size(0), keys.size(1))),
-            "value_store": (value_store, (key_store.size(0), keys.size(1))),
-            **_row_count(row_count),
-        },
-    )
+def _shapes_of_write_kv(a):
+    store = (a.key_store.size(0), a.keys.size(1))
+    return {
+        "values": tuple(a.keys.shape),
+        "token_index": (a.keys.size(0),),
+        "key_store": store,
+        "value_store": store,
+    }
 
 
-def _check_ragged_attention(
-    queries,
-    key_store,
-    value_store,
-    query_offsets,
-    key_offsets,
-    token_index,
-    positions,
-    heads,
-    distance_embedding,
-    key_distances,
-    out,
-):
-    rows, hidden = queries.shape
-    tokens = key_store.size(0)
+def _shapes_of_ragged_attention(a):
+    rows, hidden = a.queries.shape
+    tokens = a.key_store.size(0)
     torch._check_value(
-        hidden % heads == 0,
-        lambda: f"ragged_attention: {hidden} columns cannot be divided among {heads} heads.",
+        hidden % a.heads == 0,
+        lambda: f"ragged_attention: {hidden} columns cannot be divided among {a.heads} heads.",
     )
     shapes = {
-        "key_store": (key_store, (tokens, hidden)),
-        "value_store": (value_store, (tokens, hidden)),
-        "query_offsets": (query_offsets, tuple(key_offsets.shape)),
-        "token_index": (token_index, (rows,)),
-        "positions": (positions, (tokens,)),
-        "out": (out, (rows, hidden)),
+        "key_store": (tokens, hidden),
+        "value_store": (tokens, hidden),
+        "query_offsets": tuple(a.key_offsets.shape),
+        "token_index": (rows,),
+        "positions": (tokens,),
+        "out": (rows, hidden),
     }
-    if distance_embedding is not None:
-        distances = distance_embedding.size(0)
-        shapes["distance_embedding"] = (distance_embedding, (distances, hidden // heads))
-    _expect_shapes("ragged_attention", shapes)
+    if a.distance_embedding is not None:
+        shapes["distance_embedding"] = (a.distance_embedding.size(0), hidden // a.heads)
+    return shapes
 
 
-def _check_add_layer_norm(x, residual, weight, bias, eps, row_count, out):
-    _expect_shapes(
-        "add_layer_norm",
-        {
-            "residual": (residual, tuple(x.shape)),
-            "weight": (weight, (x.size(1),)),
-            "bias": (bias, (x.size(1),)),
-            "out": (out, tuple(x.shape)),
-            **_row_count(row_count),
-        },
-    )
+def _shapes_of_add_layer_norm(a):
+    return {
+        "residual": tuple(a.x.shape),
+        "weight": (a.x.size(1),),
+        "bias": (a.x.size(1),),
+        "out": tuple(a.x.shape),
+    }
 
 
-def _check_halting_step(
-    ffn_output,
-    ffn_input,
-    hidden,
-    ln_weight,
-    ln_bias,
-    eps,
-    halting_weight,
-    halting_bias,
-    threshold,
-    iteration,
-    last,
-    accumulated_probability,
-    token_index,
-    query_offsets,
-    next_hidden,
-    next_accumulated_probability,
-    next_token_index,
-    next_query_offsets,
-    workspace,
-    out,
-    n_updates,
-    remainders,
-):
-    rows, width = hidden.shape
-    tokens = out.size(0)
-    _expect_shapes(
-        "halting_step",
-        {
-            "ffn_output": (ffn_output, (rows, width)),
-            **({} if ffn_input is None else {"ffn_input": (ffn_input, (rows, width))}),
-            "ln_weight": (ln_weight, (width,)),
-            "ln_bias": (ln_bias, (width,)),
-            "halting_weight": (halting_weight, (1, width)),
-            "halting_bias": (halting_bias, (1,)),
-            "accumulated_probability": (accumulated_probability, (rows,)),
-            "token_index": (token_index, (rows,)),
-            "next_hidden": (next_hidden, (rows, width)),
-            "next_accumulated_probability": (next_accumulated_probability, (rows,)),
-            "next_token_index": (next_token_index, (rows,)),
-            "next_query_offsets": (next_query_offsets, tuple(query_offsets.shape)),
-            "out": (out, (tokens, width)),
-            "n_updates": (n_updates, (tokens,)),
-            "remainders": (remainders, (tokens,)),
-            "workspace": (workspace, (halting_workspace(rows),)),
-        },
-    )
+def _shapes_of_halting_step(a):
+    (rows, width), tokens = a.hidden.shape, a.out.size(0)
+    return {
+        "ffn_output": (rows, width),
+        "ffn_input": (rows, width),
+        "ln_weight": (width,),
+        "ln_bias": (width,),
+        "halting_weight": (1, width),
+        "halting_bias": (1,),
+        "accumulated_probability": (rows,),
+        "token_index": (rows,),
+        "next_hidden": (rows, width),
+        "next_accumulated_probability": (rows,),
+        "next_token_index": (rows,),
+        "next_query_offsets": tuple(a.query_offsets.shape),
+        "out": (tokens, width),
+        "n_updates": (tokens,),
+        "remainders": (tokens,),
+        "workspace": (halting_workspace(rows),),
+    }
 
 
-def _check_scatter_rows(rows, row_index, row_count, out):
-    _expect_shapes(
-        "scatter_rows",
-        {
-            "row_index": (row_index, (rows.size(0),)),
-            "out": (out, (out.size(0), rows.size(1))),
-            **_row_count(row_count),
-        },
-    )
+def _shapes_of_scatter_rows(a):
+    return {"row_index": (a.rows.size(0),), "out": (a.out.size(0), a.rows.size(1))}
 
 
-# name: (schema, shape check). What each computes is said once, here.
+# name: (schema, expected shapes). What each computes is said once, here.
 OPERATORS: dict[str, tuple[str, Callable]] = {
     # out[r] = LayerNorm(word[token_ids[r]] + token_type[token_type_ids[r]]
     #                    + position[position_ids[r]]); no position term where `position` is None.
@@ -201,13 +126,13 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
         "(Tensor token_ids, Tensor token_type_ids, Tensor position_ids, Tensor word, "
         "Tensor token_type, Tensor? position, Tensor ln_weight, Tensor ln_bias, float eps, "
         "Tensor? row_count, Tensor(a!) out) -> ()",
-        _check_embed_tokens,
+        _shapes_of_embed_tokens,
     ),
     # key_store[token_index[r]] = keys[r]; value_store[token_index[r]] = values[r].
     "write_kv": (
         "(Tensor keys, Tensor values, Tensor token_index, Tensor? row_count, "
         "Tensor(a!) key_store, Tensor(b!) value_store) -> ()",
-        _check_write_kv,
+        _shapes_of_write_kv,
     ),
     # out[r] = softmax(q k^T / sqrt(D) + relative) v, heads side by side in a row, over all tokens
     # of r's own sequence (rows key_offsets[b] to key_offsets[b + 1] of the stores).
@@ -218,13 +143,13 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
         "(Tensor queries, Tensor key_store, Tensor value_store, Tensor query_offsets, "
         "Tensor key_offsets, Tensor token_index, Tensor positions, int heads, "
         "Tensor? distance_embedding, bool key_distances, Tensor(a!) out) -> ()",
-        _check_ragged_attention,
+        _shapes_of_ragged_attention,
     ),
     # out = LayerNorm(x + residual)
     "add_layer_norm": (
         "(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, Tensor? row_count, "
         "Tensor(a!) out) -> ()",
-        _check_add_layer_norm,
+        _shapes_of_add_layer_norm,
     ),
     # The end of an iteration, for every running row r:
     #   g = LayerNorm(ffn_output + ffn_input); p = sigmoid(g . halting_weight + halting_bias)
@@ -251,75 +176,63 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
         "Tensor(a!) next_hidden, Tensor(b!) next_accumulated_probability, "
         "Tensor(c!) next_token_index, Tensor(d!) next_query_offsets, Tensor(e!) workspace, "
         "Tensor(f!) out, Tensor(g!) n_updates, Tensor(h!) remainders) -> ()",
-        _check_halting_step,
+        _shapes_of_halting_step,
     ),
     # out[row_index[r]] = rows[r]; other rows of `out` stay.
     "scatter_rows": (
         "(Tensor rows, Tensor row_index, Tensor? row_count, Tensor(a!) out) -> ()",
-        _check_scatter_rows,
+        _shapes_of_scatter_rows,
     ),
 }
 
 
-# Products over packed rows whose number only the device knows, for an implementation that brings
-# its own: out[r] = activation(x[r] weight^T + bias) + residual[r], the sum rounded once; nothing is
-# added where `residual` is None. activation: "none", "gelu", "gelu_tanh", "relu" or "silu".
-LINEAR_SCHEMA = (
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, str activation, "
-    "Tensor(a!) out) -> ()"
-)
-# The three projections that an iteration starts with. The first running_count[0] rows of `hidden`
-# are running, the first moved_count[0] moved in the iteration before (all of them, in the first):
-#   queries[r] = hidden[r] weights[0]^T + biases[0] where r is running;
-#   key_store[token_index[r]] and value_store[token_index[r]] likewise with weights[1] and [2] where
-#   r moved; not where no row is running, for then nobody asks for them.
-PROJECT_QKV_SCHEMA = (
-    "(Tensor hidden, Tensor[] weights, Tensor[] biases, Tensor token_index, "
-    "Tensor running_count, Tensor moved_count, "
-    "Tensor(a!) queries, Tensor(b!) key_store, Tensor(c!) value_store) -> ()"
-)
+def _shapes_of_linear(a):
+    rows, (columns, depth) = a.x.size(0), a.weight.shape
+    return {
+        "x": (rows, depth),
+        "bias": (columns,),
+        "residual": (rows, columns),
+        "out": (rows, columns),
+    }
 
 
-def _check_linear(x, weight, bias, residual, row_count, activation, out):
-    columns, depth = weight.shape
-    added = {} if residual is None else {"residual": (residual, (x.size(0), columns))}
-    _expect_shapes(
-        "linear",
-        {
-            "x": (x, (x.size(0), depth)),
-            "bias": (bias, (columns,)),
-            "out": (out, (x.size(0), columns)),
-            **added,
-            **_row_count(row_count),
-        },
-    )
+def _shapes_of_project_qkv(a):
+    rows, width = a.hidden.shape
+    store = (a.key_store.size(0), width)
+    return {
+        "weights": (width, width),
+        "biases": (width,),
+        "token_index": (rows,),
+        "running_count": (1,),
+        "moved_count": (1,),
+        "queries": (rows, width),
+        "key_store": store,
+        "value_store": store,
+    }
 
 
-def _check_project_qkv(
-    hidden, weights, biases, token_index, running_count, moved_count, queries, key_store,
-    value_store,
-):  # fmt: skip
-    rows, width = hidden.shape
-    store = (key_store.size(0), width)
-    _expect_shapes(
-        "project_qkv",
-        {
-            **{f"weights[{i}]": (weight, (width, width)) for i, weight in enumerate(weights)},
-            **{f"biases[{i}]": (bias, (width,)) for i, bias in enumerate(biases)},
-            "token_index": (token_index, (rows,)),
-            "running_count": (running_count, (1,)),
-            "moved_count": (moved_count, (1,)),
-            "queries": (queries, (rows, width)),
-            "key_store": (key_store, store),
-            "value_store": (value_store, store),
-        },
-    )
-
-
-_CHECKS = {
-    **{name: check for name, (_, check) in OPERATORS.items()},
-    "linear": _check_linear,
-    "project_qkv": _check_project_qkv,
+# Those that implementation `triton` alone has: products over packed rows whose number only the
+# device knows.
+TRITON_OPERATORS: dict[str, tuple[str, Callable]] = {
+    # out[r] = activation(x[r] weight^T + bias) + residual[r], the sum rounded once; nothing is
+    # added where `residual` is None. activation: "none", "gelu", "gelu_tanh", "relu" or "silu".
+    "linear": (
+        "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, "
+        "str activation, Tensor(a!) out) -> ()",
+        _shapes_of_linear,
+    ),
+    # The three projections that an iteration starts with. The first running_count[0] rows of
+    # `hidden` are running, the first moved_count[0] moved in the iteration before (all of them, in
+    # the first):
+    #   queries[r] = hidden[r] weights[0]^T + biases[0] where r is running;
+    #   key_store[token_index[r]] and value_store[token_index[r]] likewise with weights[1] and [2]
+    #   where r moved; not where no row is running, for then nobody asks for them.
+    "project_qkv": (
+        "(Tensor hidden, Tensor[] weights, Tensor[] biases, Tensor token_index, "
+        "Tensor running_count, Tensor moved_count, "
+        "Tensor(a!) queries, Tensor(b!) key_store, Tensor(c!) value_store) -> ()",
+        _shapes_of_project_qkv,
+    ),
 }
 
 # int64 [tensors]: for each contiguous tensor a checksum of all its bytes, by which whoever keeps
@@ -333,7 +246,7 @@ CHECKSUM_SCHEMA = "(Tensor[] tensors) -> Tensor"
 # their arguments: they have no fakes, and no overloads.
 ENGINE_SCHEMAS = {
     "engine_create": "(Tensor[] weights, Tensor? distance_embedding, bool key_distances, "
-    "int heads, str activation, float attention_eps, float output_eps, bool int8, bool library) "
+    "int heads, str activation, float attention_eps, float output_eps, bool int8, bool onednn) "
     "-> int",
     "engine_run": "(int engine, Tensor hidden, Tensor offsets, Tensor positions, float threshold, "
     "int max_iterations, bool interruptible, Tensor(a!) out, Tensor(b!) n_updates, "
@@ -350,23 +263,59 @@ def _fake_checksum(tensors):
     return tensors[0].new_empty(len(tensors), dtype=torch.int64)
 
 
+def _named_arguments(name: str, schema: str) -> type[tuple]:
+    parsed = torch._C.parse_schema(f"{NAMESPACE}::{name}{schema}")
+    return namedtuple(name, [argument.name for argument in parsed.arguments])
+
+
+_ALL = OPERATORS | TRITON_OPERATORS
+# Of every operator its arguments as a tuple that has the schema's names, in the schema's order.
+ARGUMENTS: dict[str, type[tuple]] = {
+    name: _named_arguments(name, schema) for name, (schema, _) in _ALL.items()
+}
+
+
+def _expect(op: str, name: str, tensor: Tensor, shape: tuple) -> None:
+    torch._check_value(
+        tuple(tensor.shape) == shape,
+        lambda: f"{op}: {name} has shape {tuple(tensor.shape)}, expected {shape}.",
+    )
+
+
+def check(name: str, arguments: tuple) -> None:
+    """Raises ValueError, which names it, for an argument whose shape does not fit the others'."""
+    shapes = _ALL[name][1](arguments)
+    if "row_count" in arguments._fields:
+        shapes["row_count"] = (1,)
+    for argument, shape in shapes.items():
+        given = getattr(arguments, argument)
+        if isinstance(given, list):
+            for i, tensor in enumerate(given):
+                _expect(name, f"{argument}[{i}]", tensor, shape)
+        elif given is not None:
+            _expect(name, argument, given, shape)
+
+
+def _define(name: str, implementation: str) -> None:
+    _library.define(f"{name}.{implementation}{_ALL[name][0]}")
+
+    # The outputs are the caller's tensors, so all that a fake has to do is to check.
+    def fake(*values):
+        check(name, ARGUMENTS[name](*values))
+
+    torch.library.register_fake(f"{NAMESPACE}::{name}.{implementation}", fake, lib=_library)
+
+
 def _define_all() -> None:
     for name, schema in ENGINE_SCHEMAS.items():
         _library.define(f"{name}{schema}")
-    for overload, schema, fake in (
-        ("checksum.cpp", CHECKSUM_SCHEMA, _fake_checksum),
-        ("linear.triton", LINEAR_SCHEMA, _check_linear),
-        ("project_qkv.triton", PROJECT_QKV_SCHEMA, _check_project_qkv),
-    ):
-        _library.define(f"{overload}{schema}")
-        torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_library)
-    for name, (schema, check) in OPERATORS.items():
+    for name in OPERATORS:
         for implementation in IMPLEMENTATIONS:
-            _library.define(f"{name}.{implementation}{schema}")
-            # The outputs are the caller's tensors, so all that a fake has to do is to check.
-            torch.library.register_fake(
-                f"{NAMESPACE}::{name}.{implementation}", check, lib=_library
-            )
+            _define(name, implementation)
+    for name in TRITON_OPERATORS:
+        _define(name, "triton")
+    _library.define(f"checksum.cpp{CHECKSUM_SCHEMA}")
+    torch.library.register_fake(f"{NAMESPACE}::checksum.cpp", _fake_checksum, lib=_library)
 
 
 def implementation_of(name: str, implementation: str) -> torch._ops.OpOverload:
@@ -375,12 +324,13 @@ def implementation_of(name: str, implementation: str) -> torch._ops.OpOverload:
 
 
 def register(name: str, implementation: str, kernel: Callable, dispatch_key: str) -> None:
-    """Registers a Python kernel; its arguments' shapes are checked before every call."""
-    check = _CHECKS[name]
+    """Registers a Python kernel, which is called with the operator's `ARGUMENTS`, checked."""
+    bind = ARGUMENTS[name]
 
-    def checked(*args):
-        check(*args)
-        kernel(*args)
+    def checked(*values):
+        arguments = bind(*values)
+        check(name, arguments)
+        kernel(arguments)
 
     _library.impl(f"{name}.{implementation}", checked, dispatch_key)
 

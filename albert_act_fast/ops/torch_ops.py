@@ -19,111 +19,67 @@ def _live(row_count: Tensor | None) -> slice:
     return slice(None if row_count is None else int(row_count))
 
 
-def embed_tokens(
-    token_ids,
-    token_type_ids,
-    position_ids,
-    word,
-    token_type,
-    position,
-    ln_weight,
-    ln_bias,
-    eps,
-    row_count,
-    out,
-):
-    live = _live(row_count)
-    rows = word.index_select(0, token_ids[live])
-    rows += token_type.index_select(0, token_type_ids[live])
-    if position is not None:
-        rows += position.index_select(0, position_ids[live])
-    out[live].copy_(F.layer_norm(rows, rows.shape[-1:], ln_weight, ln_bias, eps))
+def embed_tokens(a):
+    live = _live(a.row_count)
+    rows = a.word.index_select(0, a.token_ids[live])
+    rows += a.token_type.index_select(0, a.token_type_ids[live])
+    if a.position is not None:
+        rows += a.position.index_select(0, a.position_ids[live])
+    a.out[live].copy_(F.layer_norm(rows, rows.shape[-1:], a.ln_weight, a.ln_bias, a.eps))
 
 
-def write_kv(keys, values, token_index, row_count, key_store, value_store):
-    live = _live(row_count)
-    key_store.index_copy_(0, token_index[live], keys[live])
-    value_store.index_copy_(0, token_index[live], values[live])
+def write_kv(a):
+    live = _live(a.row_count)
+    a.key_store.index_copy_(0, a.token_index[live], a.keys[live])
+    a.value_store.index_copy_(0, a.token_index[live], a.values[live])
 
 
-def ragged_attention(
-    queries,
-    key_store,
-    value_store,
-    query_offsets,
-    key_offsets,
-    token_index,
-    positions,
-    heads,
-    distance_embedding,
-    key_distances,
-    out,
-):
-    query_bounds, key_bounds = query_offsets.tolist(), key_offsets.tolist()
-    if queries.device.type == "cpu":
-        groups = [[b] for b in range(len(query_bounds) - 1)]
-    else:
-        # Many small launches cost more than padding: all sequences in one.
-        groups = [list(range(len(query_bounds) - 1))]
-    for group in groups:
-        group = [b for b in group if query_bounds[b + 1] > query_bounds[b]]
-        if len(group) == 1:
-            attend = _attend_one_sequence
-        elif group:
-            attend = _attend_padded
-        else:
-            continue
-        attend(
-            queries,
-            key_store,
-            value_store,
-            [(query_bounds[b], query_bounds[b + 1]) for b in group],
-            [(key_bounds[b], key_bounds[b + 1]) for b in group],
-            token_index,
-            positions,
-            heads,
-            distance_embedding,
-            key_distances,
-            out,
+def ragged_attention(a):
+    queries, keys = a.query_offsets.tolist(), a.key_offsets.tolist()
+    running = [b for b in range(len(queries) - 1) if queries[b + 1] > queries[b]]
+    # On a GPU many small launches cost more than padding: all sequences in one.
+    groups = [[b] for b in running] if a.queries.device.type == "cpu" else [running]
+    for group in filter(None, groups):
+        attend_group = attend_one_sequence if len(group) == 1 else attend_padded
+        attend_group(
+            a,
+            [(queries[b], queries[b + 1]) for b in group],
+            [(keys[b], keys[b + 1]) for b in group],
         )
 
 
-def _attend_one_sequence(
-    queries, key_store, value_store, query_spans, key_spans, token_index, positions, heads,
-    distance_embedding, key_distances, out,
-):  # fmt: skip
+def attend_one_sequence(a, query_spans: list[tuple[int, int]], key_spans: list[tuple[int, int]]):
     rows, keys = slice(*query_spans[0]), slice(*key_spans[0])
     q, k, v = (
-        x.unflatten(-1, (heads, -1)).transpose(0, 1).unsqueeze(0)
-        for x in (queries[rows], key_store[keys], value_store[keys])
+        x.unflatten(-1, (a.heads, -1)).transpose(0, 1).unsqueeze(0)
+        for x in (a.queries[rows], a.key_store[keys], a.value_store[keys])
     )
     bias = None
-    if distance_embedding is not None:
-        bias = relative_scores(
-            q, k, positions[token_index[rows]], positions[keys], distance_embedding, key_distances
-        )
+    if a.distance_embedding is not None:
+        bias = _relative_scores(a, q, k, rows, keys)
     attended = attend(q, k, v, bias)
-    out[rows] = attended.squeeze(0).transpose(0, 1).flatten(1)
+    a.out[rows] = attended.squeeze(0).transpose(0, 1).flatten(1)
 
 
-def _attend_padded(
-    queries, key_store, value_store, query_spans, key_spans, token_index, positions, heads,
-    distance_embedding, key_distances, out,
-):  # fmt: skip
-    rows, live_rows = _padded_index(query_spans, queries.device)
-    keys, live_keys = _padded_index(key_spans, queries.device)
+def attend_padded(a, query_spans: list[tuple[int, int]], key_spans: list[tuple[int, int]]):
+    rows, live_rows = _padded_index(query_spans, a.queries.device)
+    keys, live_keys = _padded_index(key_spans, a.queries.device)
     q, k, v = (
-        x.unflatten(-1, (heads, -1)).transpose(1, 2)
-        for x in (queries[rows], key_store[keys], value_store[keys])
+        x.unflatten(-1, (a.heads, -1)).transpose(1, 2)
+        for x in (a.queries[rows], a.key_store[keys], a.value_store[keys])
     )
     mask = live_keys[:, None, None, :]
-    if distance_embedding is not None:
-        bias = relative_scores(
-            q, k, positions[token_index[rows]], positions[keys], distance_embedding, key_distances
-        )
-        mask = bias.masked_fill(~mask, float("-inf"))
+    if a.distance_embedding is not None:
+        mask = _relative_scores(a, q, k, rows, keys).masked_fill(~mask, float("-inf"))
     attended = attend(q, k, v, mask)
-    out[rows[live_rows]] = attended.transpose(1, 2).flatten(2)[live_rows]
+    a.out[rows[live_rows]] = attended.transpose(1, 2).flatten(2)[live_rows]
+
+
+def _relative_scores(a, q: Tensor, k: Tensor, rows, keys) -> Tensor:
+    query_positions, key_positions = a.positions[a.token_index[rows]], a.positions[keys]
+    return relative_scores(
+        q, k, query_positions, key_positions, a.distance_embedding, a.key_distances
+    )
 
 
 # PyTorch's kernel for CPUs gives finite numbers for scores of nothing but NaN where there are fewer
@@ -167,9 +123,10 @@ def relative_scores(q, k, query_positions, key_positions, distance_embedding, ke
     return scores
 
 
-def add_layer_norm(x, residual, weight, bias, eps, row_count, out):
-    live = _live(row_count)
-    out[live].copy_(F.layer_norm(x[live] + residual[live], x.shape[-1:], weight, bias, eps))
+def add_layer_norm(a):
+    live = _live(a.row_count)
+    summed = a.x[live] + a.residual[live]
+    a.out[live].copy_(F.layer_norm(summed, a.x.shape[-1:], a.weight, a.bias, a.eps))
 
 
 def halting_rule(hp: Tensor, p: Tensor, threshold: float) -> tuple[Tensor, ...]:
@@ -184,85 +141,52 @@ def halting_rule(hp: Tensor, p: Tensor, threshold: float) -> tuple[Tensor, ...]:
     return reached, goes_on, torch.where(halts, remainder, p), remainder
 
 
-def halting_step(
-    ffn_output,
-    ffn_input,
-    hidden,
-    ln_weight,
-    ln_bias,
-    eps,
-    halting_weight,
-    halting_bias,
-    threshold,
-    iteration,
-    last,
-    accumulated_probability,
-    token_index,
-    query_offsets,
-    next_hidden,
-    next_accumulated_probability,
-    next_token_index,
-    next_query_offsets,
-    workspace,
-    out,
-    n_updates,
-    remainders,
-):
-    live = slice(0, int(query_offsets[-1]))
-    summed = ffn_output[live] if ffn_input is None else ffn_output[live] + ffn_input[live]
-    candidate = F.layer_norm(summed, hidden.shape[-1:], ln_weight, ln_bias, eps)
-    finish_iteration(
-        candidate,
-        linear_in_float32(candidate, halting_weight, halting_bias).squeeze(1).sigmoid(),
-        hidden[live],
-        threshold,
-        iteration,
-        last,
-        accumulated_probability[live],
-        token_index[live],
-        query_offsets,
-        next_hidden[live],
-        next_accumulated_probability,
-        next_token_index[live],
-        next_query_offsets,
-        out,
-        n_updates,
-        remainders,
+def halting_step(a):
+    live = slice(0, int(a.query_offsets[-1]))
+    summed = a.ffn_output[live] if a.ffn_input is None else a.ffn_output[live] + a.ffn_input[live]
+    candidate = F.layer_norm(summed, a.hidden.shape[-1:], a.ln_weight, a.ln_bias, a.eps)
+    logit = linear_in_float32(candidate, a.halting_weight, a.halting_bias)
+    finish_iteration(a, candidate, logit.squeeze(1).sigmoid())
+
+
+def finish_iteration(a, candidate: Tensor, p: Tensor) -> None:
+    """What `halting_step` does once it has the live rows' candidate states [rows, H] and halting
+    probabilities [rows]: the rule, the mix, and every row to its place.
+
+    Args:
+        a: the operator's arguments; those that candidate and p follow from are not looked at.
+    """
+    live = slice(0, candidate.size(0))
+    reached, goes_on, weight, remainder = halting_rule(
+        a.accumulated_probability[live], p, a.threshold
     )
-
-
-def finish_iteration(
-    candidate, p, hidden, threshold, iteration, last, hp, token_index, query_offsets, next_hidden,
-    next_accumulated_probability, next_token_index, next_query_offsets, out, n_updates, remainders,
-):  # fmt: skip
-    """What `halting_step` does once it has the candidate states and their halting probability: the
-    rule, the mix, and every row to its place. All arguments of rows hold the live ones alone."""
-    reached, goes_on, weight, remainder = halting_rule(hp, p, threshold)
     weight = weight.unsqueeze(1)
-    mixed = torch.addcmul((1 - weight) * hidden, weight, candidate).to(hidden.dtype)
+    mixed = torch.addcmul((1 - weight) * a.hidden[live], weight, candidate).to(a.hidden.dtype)
 
-    if last or not bool((goes_on & (reached < threshold)).any()):
+    if a.last or not bool((goes_on & (reached < a.threshold)).any()):
         goes_on = torch.zeros_like(goes_on)
     staying = goes_on.nonzero().squeeze(1)
     leaving = (~goes_on).nonzero().squeeze(1)
     slots = torch.cat([staying, leaving.flip(0)])
-    torch.index_select(mixed, 0, slots, out=next_hidden)
-    torch.index_select(token_index, 0, slots, out=next_token_index)
+    token_index = a.token_index[live]
+    torch.index_select(mixed, 0, slots, out=a.next_hidden[live])
+    torch.index_select(token_index, 0, slots, out=a.next_token_index[live])
     count = staying.numel()
-    torch.index_select(reached, 0, staying, out=next_accumulated_probability[:count])
+    torch.index_select(reached, 0, staying, out=a.next_accumulated_probability[:count])
     survivors_before = F.pad(goes_on.cumsum(0), (1, 0))
-    torch.index_select(survivors_before, 0, query_offsets, out=next_query_offsets)
+    torch.index_select(survivors_before, 0, a.query_offsets, out=a.next_query_offsets)
 
     finished = token_index[leaving]
-    out.index_copy_(0, finished, mixed[leaving])
+    a.out.index_copy_(0, finished, mixed[leaving])
     was_updated = ~p.isnan()[leaving]
-    n_updates[finished] = torch.where(was_updated, iteration, iteration - 1).to(n_updates.dtype)
-    remainders[finished] = remainder[leaving]
+    updates = torch.where(was_updated, a.iteration, a.iteration - 1)
+    a.n_updates[finished] = updates.to(a.n_updates.dtype)
+    a.remainders[finished] = remainder[leaving]
 
 
-def scatter_rows(rows, row_index, row_count, out):
-    live = _live(row_count)
-    out.index_copy_(0, row_index[live], rows[live])
+def scatter_rows(a):
+    live = _live(a.row_count)
+    a.out.index_copy_(0, a.row_index[live], a.rows[live])
 
 
 for _name in contracts.OPERATORS:

@@ -9,14 +9,15 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import os
 from dataclasses import asdict
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from albert_act_fast.flags import is_set
 from albert_act_fast.ops import contracts
 
 MAX_HEAD_SIZE = 256
@@ -37,7 +38,7 @@ def why_not(device_type: str) -> str | None:
 
 
 def interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+    return is_set("TRITON_INTERPRET")
 
 
 _kernels: SimpleNamespace | None = None
@@ -71,15 +72,13 @@ def _load() -> SimpleNamespace:
     return _kernels
 
 
-def _stride(op: str, name: str, rows: Tensor) -> int:
-    """The distance between rows, whose columns must be next to each other."""
+def _stride(op: str, name: str, rows: Tensor | None) -> int:
+    """The distance between rows, whose columns must be next to each other; 0 without rows."""
+    if rows is None:
+        return 0
     if rows.size(1) > 1 and rows.size(0) > 0 and rows.stride(1) != 1:
         raise ValueError(f"{op}: {name} has column stride {rows.stride(1)}, expected 1.")
     return rows.stride(0)
-
-
-def _strides(op: str, **rows: Tensor) -> list[int]:
-    return [_stride(op, name, tensor) for name, tensor in rows.items()]
 
 
 def _expect_row_dtype(op: str, name: str, rows: Tensor) -> None:
@@ -96,180 +95,158 @@ def _precision(rows: Tensor) -> str:
     return "ieee" if exact or rows.dtype != torch.float32 else "tf32"
 
 
-def _launch(name: str, programs: tuple[int, ...], *arguments, **named) -> None:
-    """Products may be fused with sums, as nvcc does; Triton's own default is about to change."""
-    getattr(_load(), name)[programs](*arguments, **named, enable_fp_fusion=True)
+_STRIDE = "_stride"
 
 
-def _blocks(count: int, size: int) -> int:
-    return (count + size - 1) // size
+@functools.cache
+def _parameters(kernel: str, operator: type[tuple]) -> tuple[list[str], list[str]]:
+    """Which arguments of the operator a kernel takes as they are, and of which the row stride."""
+    names = getattr(_load(), kernel).arg_names
+    strides = [name.removesuffix(_STRIDE) for name in names if name.endswith(_STRIDE)]
+    given = operator._fields
+    return [name for name in names if name in given], [name for name in strides if name in given]
 
 
-def embed_tokens(
-    token_ids, token_type_ids, position_ids, word, token_type, position, ln_weight, ln_bias, eps,
-    row_count, out,
-):  # fmt: skip
-    op, (rows, width) = "embed_tokens", out.shape
-    _expect_row_dtype(op, "word", word)
-    if not out.numel():
-        return
-    tile = _load().tables.rows(width)
-    strides = _strides(op, word=word, token_type=token_type)
-    strides.append(0 if position is None else _stride(op, "position", position))
-    _launch(
-        "embed_tokens", (_blocks(rows, tile.ROWS),),
-        token_ids, token_type_ids, position_ids, word, token_type, position, ln_weight, ln_bias,
-        eps, row_count, out, rows, width, *strides, _stride(op, "out", out), **asdict(tile),
-    )  # fmt: skip
+def _launch(kernel: str, programs: int | tuple[int, ...], a, **more) -> None:
+    """Launches a kernel, whose parameters are named as the operator's arguments `a`; `x_stride` is
+    the distance between rows of argument `x`. `more`: all others, and those that differ."""
+    as_given, strides = _parameters(kernel, type(a))
+    arguments = {name: getattr(a, name) for name in as_given}
+    op = type(a).__name__
+    for name in strides:
+        arguments[name + _STRIDE] = _stride(op, name, getattr(a, name))
+    grid = (programs,) if isinstance(programs, int) else programs
+    # Products may be fused with sums, as nvcc does; Triton's own default is about to change.
+    getattr(_load(), kernel)[grid](**(arguments | more), enable_fp_fusion=True)
 
 
-def write_kv(keys, values, token_index, row_count, key_store, value_store):
-    op, (rows, width) = "write_kv", keys.shape
-    if not keys.numel():
-        return
-    tile = _load().tables.rows(width)
-    strides = _strides(op, keys=keys, values=values, key_store=key_store, value_store=value_store)
-    _launch(
-        "write_kv", (_blocks(rows, tile.ROWS),),
-        keys, values, token_index, row_count, key_store, value_store, rows, width, *strides,
-        **asdict(tile),
-    )  # fmt: skip
-
-
-def ragged_attention(
-    queries, key_store, value_store, query_offsets, key_offsets, token_index, positions, heads,
-    distance_embedding, key_distances, out,
-):  # fmt: skip
-    op, (rows, hidden) = "ragged_attention", queries.shape
-    _expect_row_dtype(op, "queries", queries)
-    head_size, sequences = hidden // heads, query_offsets.numel() - 1
-    if head_size > MAX_HEAD_SIZE:
-        raise ValueError(f"{op}: a head has {head_size} columns, expected at most {MAX_HEAD_SIZE}.")
-    if not queries.numel() or not sequences:
-        return
-    relative = distance_embedding is not None
-    padded = _load().tables.padded_head(head_size)
-    tile = _load().tables.attention(padded, queries.element_size(), relative)
-    strides = _strides(op, queries=queries, key_store=key_store, value_store=value_store)
-    strides.append(_stride(op, "distance_embedding", distance_embedding) if relative else 0)
-    _launch(
-        "ragged_attention", (rows // tile.BLOCK_Q + sequences, heads),
-        queries, key_store, value_store, query_offsets, key_offsets, token_index, positions,
-        distance_embedding, out, sequences, head_size, head_size**-0.5,
-        distance_embedding.size(0) if relative else 0, *strides, _stride(op, "out", out),
-        KEY_DISTANCES=relative and key_distances, PRECISION=_precision(queries), HEAD=padded,
-        **asdict(tile),
-    )  # fmt: skip
-
-
-def add_layer_norm(x, residual, weight, bias, eps, row_count, out):
-    op, (rows, width) = "add_layer_norm", x.shape
-    _expect_row_dtype(op, "x", x)
-    if not x.numel():
-        return
-    tile = _load().tables.rows(width)
-    _launch(
-        "add_layer_norm", (_blocks(rows, tile.ROWS),),
-        x, residual, weight, bias, eps, row_count, out, rows, width,
-        *_strides(op, x=x, residual=residual, out=out), **asdict(tile),
-    )  # fmt: skip
-
-
-def halting_step(
-    ffn_output, ffn_input, hidden, ln_weight, ln_bias, eps, halting_weight, halting_bias,
-    threshold, iteration, last, accumulated_probability, token_index, query_offsets,
-    next_hidden, next_accumulated_probability, next_token_index, next_query_offsets, workspace,
-    out, n_updates, remainders,
-):  # fmt: skip
-    op, (rows, width) = "halting_step", hidden.shape
-    _expect_row_dtype(op, "hidden", hidden)
-    sequences = query_offsets.numel() - 1
-    tile = _load().tables.rows(width)
-    # At least one program: with no row at all, the offsets must still be written.
-    grid = (max(1, _blocks(rows, tile.ROWS)),)
-    strides = _strides(op, ffn_output=ffn_output)
-    strides.append(0 if ffn_input is None else _stride(op, "ffn_input", ffn_input))
-    workspace = workspace.view(torch.int32)
-    _launch(
-        "decide", grid,
-        ffn_output, ffn_input, ln_weight, ln_bias, eps, halting_weight, halting_bias, threshold,
-        accumulated_probability, query_offsets, workspace, rows, sequences, width, *strides,
-        **asdict(tile),
-    )  # fmt: skip
-    _launch(
-        "move", grid,
-        ffn_output, ffn_input, hidden, ln_weight, ln_bias, eps, threshold, iteration,
-        accumulated_probability, token_index, query_offsets,
-        next_hidden, next_accumulated_probability, next_token_index, next_query_offsets,
-        workspace, out, n_updates, remainders, rows, sequences, width, *strides,
-        *_strides(op, hidden=hidden, next_hidden=next_hidden, out=out), LAST=last, **asdict(tile),
-    )  # fmt: skip
-
-
-def scatter_rows(rows, row_index, row_count, out):
-    op, (count, width) = "scatter_rows", rows.shape
-    if not rows.numel():
-        return
-    tile = _load().tables.rows(width)
-    _launch(
-        "scatter_rows", (_blocks(count, tile.ROWS),),
-        rows, row_index, row_count, out, count, width, *_strides(op, rows=rows, out=out),
-        **asdict(tile),
-    )  # fmt: skip
-
-
-def linear(x, weight, bias, residual, row_count, activation, out):
-    op, (rows, depth), columns = "linear", x.shape, weight.size(0)
-    _expect_row_dtype(op, "x", x)
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"{op}: activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}."
-        )
-    if not out.numel():
+def embed_tokens(a):
+    rows, width = a.out.shape
+    _expect_row_dtype("embed_tokens", "word", a.word)
+    if not a.out.numel():
         return
     tables = _load().tables
-    tile = tables.products(tables.architecture(x.device), rows, x.element_size())
+    tile = tables.rows(width)
     _launch(
-        "linear", (tile.programs(rows, columns),),
-        x, weight, bias, residual, row_count, out, rows, columns, depth,
-        *_strides(op, x=x, weight=weight),
-        0 if residual is None else _stride(op, "residual", residual),
-        _stride(op, "out", out),
-        ACTIVATION=activation, PRECISION=_precision(x), **asdict(tile),
+        "embed_tokens", tables.blocks(rows, tile.ROWS), a, rows=rows, width=width, **asdict(tile)
+    )
+
+
+def write_kv(a):
+    rows, width = a.keys.shape
+    if not a.keys.numel():
+        return
+    tables = _load().tables
+    tile = tables.rows(width)
+    _launch("write_kv", tables.blocks(rows, tile.ROWS), a, rows=rows, width=width, **asdict(tile))
+
+
+def ragged_attention(a):
+    op, (rows, hidden) = "ragged_attention", a.queries.shape
+    _expect_row_dtype(op, "queries", a.queries)
+    head_size, sequences = hidden // a.heads, a.query_offsets.numel() - 1
+    if head_size > MAX_HEAD_SIZE:
+        raise ValueError(f"{op}: a head has {head_size} columns, expected at most {MAX_HEAD_SIZE}.")
+    if not a.queries.numel() or not sequences:
+        return
+    relative = a.distance_embedding is not None
+    padded = _load().tables.padded_head(head_size)
+    tile = _load().tables.attention(padded, a.queries.element_size(), relative)
+    _launch(
+        "ragged_attention", (rows // tile.BLOCK_Q + sequences, a.heads), a,
+        sequences=sequences, head_size=head_size, scale=head_size**-0.5,
+        distances=a.distance_embedding.size(0) if relative else 0,
+        KEY_DISTANCES=relative and a.key_distances, PRECISION=_precision(a.queries), HEAD=padded,
+        **asdict(tile),
     )  # fmt: skip
 
 
-def project_qkv(
-    hidden, weights, biases, token_index, running_count, moved_count, queries, key_store,
-    value_store,
-):  # fmt: skip
-    op, (rows, width) = "project_qkv", hidden.shape
-    _expect_row_dtype(op, "hidden", hidden)
-    strides = {_stride(op, f"weights[{i}]", weight) for i, weight in enumerate(weights)}
+def add_layer_norm(a):
+    rows, width = a.x.shape
+    _expect_row_dtype("add_layer_norm", "x", a.x)
+    if not a.x.numel():
+        return
+    tables = _load().tables
+    tile = tables.rows(width)
+    _launch(
+        "add_layer_norm", tables.blocks(rows, tile.ROWS), a, rows=rows, width=width, **asdict(tile)
+    )
+
+
+def halting_step(a):
+    rows, width = a.hidden.shape
+    _expect_row_dtype("halting_step", "hidden", a.hidden)
+    tables = _load().tables
+    tile = tables.rows(width)
+    more = {
+        "workspace": a.workspace.view(torch.int32),
+        "rows": rows,
+        "sequences": a.query_offsets.numel() - 1,
+        "width": width,
+        **asdict(tile),
+    }
+    # At least one program: with no row at all, the offsets must still be written.
+    programs = max(1, tables.blocks(rows, tile.ROWS))
+    _launch("decide", programs, a, **more)
+    _launch("move", programs, a, **more, LAST=a.last)
+
+
+def scatter_rows(a):
+    count, width = a.rows.shape
+    if not a.rows.numel():
+        return
+    tables = _load().tables
+    tile = tables.rows(width)
+    _launch(
+        "scatter_rows", tables.blocks(count, tile.ROWS), a, count=count, width=width, **asdict(tile)
+    )
+
+
+def linear(a):
+    op, (rows, depth), columns = "linear", a.x.shape, a.weight.size(0)
+    _expect_row_dtype(op, "x", a.x)
+    if a.activation not in ACTIVATIONS:
+        raise ValueError(
+            f"{op}: activation is {a.activation!r}, expected one of {', '.join(ACTIVATIONS)}."
+        )
+    if not a.out.numel():
+        return
+    tables = _load().tables
+    tile = tables.products(tables.architecture(a.x.device), rows, a.x.element_size())
+    _launch(
+        "linear", tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
+        ACTIVATION=a.activation, PRECISION=_precision(a.x), **asdict(tile),
+    )  # fmt: skip
+
+
+def project_qkv(a):
+    op, (rows, width) = "project_qkv", a.hidden.shape
+    _expect_row_dtype(op, "hidden", a.hidden)
+    strides = {_stride(op, f"weights[{i}]", weight) for i, weight in enumerate(a.weights)}
     if len(strides) != 1:
         raise ValueError(f"{op}: the weights have row strides {sorted(strides)}, expected one.")
     if not rows:
         return
     tables = _load().tables
-    tile = tables.products(tables.architecture(hidden.device), rows, hidden.element_size())
+    tile = tables.products(tables.architecture(a.hidden.device), rows, a.hidden.element_size())
+    kinds = ("query", "key", "value")
     _launch(
-        "project_qkv", (3 * tile.programs(rows, width),),
-        hidden, *weights, *biases, token_index, running_count, moved_count,
-        queries, key_store, value_store, width, _stride(op, "hidden", hidden), *strides,
-        *_strides(op, queries=queries, key_store=key_store, value_store=value_store),
-        PRECISION=_precision(hidden), **asdict(tile),
+        "project_qkv", 3 * tile.programs(rows, width), a,
+        **dict(zip((f"{kind}_weight" for kind in kinds), a.weights, strict=True)),
+        **dict(zip((f"{kind}_bias" for kind in kinds), a.biases, strict=True)),
+        width=width, weight_stride=strides.pop(), PRECISION=_precision(a.hidden), **asdict(tile),
     )  # fmt: skip
 
 
 def _register() -> None:
     kinds = [kind for kind in ("CUDA", "CPU") if why_not(kind.lower()) is None]
-    for name in (*contracts.OPERATORS, "linear", "project_qkv"):
+    for name in (*contracts.OPERATORS, *contracts.TRITON_OPERATORS):
         function = globals()[name]
 
-        def on_its_device(*arguments, function=function):
+        def on_its_device(a, function=function):
             # Triton launches on the current device.
-            with torch.cuda.device_of(next(x for x in arguments if isinstance(x, Tensor))):
-                function(*arguments)
+            with torch.cuda.device_of(next(x for x in a if isinstance(x, Tensor))):
+                function(a)
 
         for kind in kinds:
             contracts.register(name, "triton", on_its_device, kind)

@@ -3,7 +3,6 @@ operations at the peak of matrix products, whichever is more."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
@@ -12,10 +11,7 @@ from torch import Tensor
 from albert_act_fast import ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS
 from suite import machine, timing
-from suite.inputs import ROOT
-
-sys.path.append(str(ROOT / "tests"))  # the operands are made as for the tests
-from support import operators
+from suite.operator_calls import MAKERS, Maker
 
 HIDDEN, EMBEDDING, HEADS = 768, 128, 12
 BATCHES = {"8 x 128": [128] * 8, "1 x 16": [16]}
@@ -44,10 +40,10 @@ def steps() -> int:
 
 
 def _rows(name, batch, lengths, dtype, peak, device) -> list[dict]:
-    make = operators.Maker(0, getattr(torch, dtype), wide=False)
+    make = Maker(0, getattr(torch, dtype), wide=False)
     width = EMBEDDING if name == "embed_tokens" else HIDDEN
     options = {"heads": HEADS} if name == "ragged_attention" else {}
-    call = getattr(operators, name)(make, width, lengths, beyond=0, **options).to(device)
+    call = MAKERS[name](make, width, lengths, beyond=0, **options).to(device)
     about = {"kind": "operator", "case": f"{name}, {batch}", "batch": len(lengths)}
     about |= {"length": max(lengths), "dtype": dtype}
     bytes_moved, flop = bytes_of(name, call.arguments), flop_of(name, call.arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from albert_act_fast import AlbertActModel, native
-from albert_act_fast.engine.cpu import packed_engine
+from albert_act_fast.engine.cpu import last_native_engine
 from suite import machine
 from suite.cases import fixed
 from suite.inputs import Batch
@@ -71,7 +71,7 @@ def _measured(model: AlbertActModel, batch: Batch) -> dict[str, float]:
         start = time.perf_counter()
         call()
         seconds = time.perf_counter() - start
-        parts = packed_engine(model.encoder.albert_layer).seconds
+        parts = last_native_engine(model.encoder.albert_layer).seconds
         parts = {**parts, "outside": seconds - sum(parts.values()), "seconds": seconds}
         for part, value in parts.items():
             measured[part].append(value)

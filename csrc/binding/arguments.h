@@ -2,27 +2,24 @@
 // LibTorch's stable ABI only, so that one build serves several torch releases.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "../cpu/kernels.h"
-#include "check.h"
-#include "dtypes.h"
+#include "../common/check.h"
+#include "../common/dtypes.h"
+#include "../semantics/operators.h"
 
 namespace albert_act_fast::binding {
 
-// Checks the arguments of one operator and hands out their pointers.
+// Checks the arguments of one operator and hands out their pointers. All tensors are on the device
+// of `rows`. What tensors hold is looked at where Backend::kReadsValues.
+template <class Backend>
 class Arguments {
   public:
-    // All tensors are on the CPU.
-    explicit Arguments(const char* op) : op_(op) {}
-    // All tensors are on the device of `rows`.
     Arguments(const char* op, const Tensor& rows)
         : op_(op), on_cpu_(rows.is_cpu()), device_index_(rows.get_device_index()) {}
 
@@ -43,8 +40,15 @@ class Arguments {
     template <class T>
     Matrix<T> matrix(const char* name, const std::optional<Tensor>& tensor, int64_t rows,
                      int64_t columns) const {
-        if (!tensor.has_value()) return {nullptr, 0};
-        return matrix<T>(name, *tensor, rows, columns);
+        return tensor.has_value() ? matrix<T>(name, *tensor, rows, columns) : Matrix<T>();
+    }
+
+    // The same rows without their dtype.
+    template <class Byte, class T>
+    Matrix<Byte> bytes(const char* name, const Tensor& tensor, int64_t rows,
+                       int64_t columns) const {
+        const auto typed = matrix<T>(name, tensor, rows, columns);
+        return {reinterpret_cast<Byte*>(typed.data), typed.stride * int64_t(sizeof(T))};
     }
 
     template <class T>
@@ -59,10 +63,41 @@ class Arguments {
     }
 
     template <class T>
-    cpu::LayerNorm<T> norm(const Tensor& weight, const Tensor& bias, double eps,
-                           int64_t width) const {
-        return {vector<const T>("ln_weight", weight, width),
-                vector<const T>("ln_bias", bias, width), eps};
+    LayerNorm<T> norm(const char* weight_name, const Tensor& weight, const char* bias_name,
+                      const Tensor& bias, double eps, int64_t width) const {
+        return {vector<const T>(weight_name, weight, width),
+                vector<const T>(bias_name, bias, width), Arithmetic<T>(eps)};
+    }
+
+    // Where the number of live ones of `rows` rows stands; null where all are.
+    const int64_t* row_count(const std::optional<Tensor>& tensor, int64_t rows) const {
+        if (!tensor.has_value()) return nullptr;
+        const auto* count = vector<const int64_t>("row_count", *tensor, 1);
+        in_range("row_count", count, 1, rows + 1);
+        return count;
+    }
+
+    // Of `rows` rows at most; the last says how many are live.
+    const int64_t* offsets(const char* name, const Tensor& tensor, int64_t sequences,
+                           int64_t rows) const {
+        const auto* offsets = vector<const int64_t>(name, tensor, sequences + 1);
+        if constexpr (Backend::kReadsValues) {
+            AAF_CHECK(offsets[0] == 0, op_, ": ", name, "[0] is ", offsets[0], ", expected 0.");
+            for (int64_t b = 0; b < sequences; ++b)
+                AAF_CHECK(offsets[b] <= offsets[b + 1], op_, ": ", name, " must not fall.");
+            AAF_CHECK(offsets[sequences] <= rows, op_, ": ", name, " ends at ", offsets[sequences],
+                      ", expected at most ", rows, " rows.");
+        }
+        return offsets;
+    }
+
+    // `count` indices of rows of a table, of which those before *live (null: all) mean something.
+    const int64_t* index(const char* name, const Tensor& tensor, int64_t count, const int64_t* live,
+                         int64_t table_rows) const {
+        const auto* index = vector<const int64_t>(name, tensor, count);
+        if constexpr (Backend::kReadsValues)
+            in_range(name, index, live == nullptr ? count : *live, table_rows);
+        return index;
     }
 
     // Rows and columns of a matrix of any size.
@@ -70,6 +105,9 @@ class Arguments {
         AAF_CHECK(tensor.dim() == 2, op_, ": ", name, " has shape ", shape(tensor),
                   ", expected a matrix.");
         return {tensor.size(0), tensor.size(1)};
+    }
+    int64_t rows(const char* name, const std::optional<Tensor>& tensor) const {
+        return tensor.has_value() ? sizes(name, *tensor).first : 0;
     }
     int64_t length(const char* name, const Tensor& tensor) const {
         AAF_CHECK(tensor.dim() == 1, op_, ": ", name, " has shape ", shape(tensor),
@@ -84,14 +122,14 @@ class Arguments {
         return count - 1;
     }
 
-    // Every index of `count` lies in a table of `rows`.
-    void check_range(const char* name, const int64_t* index, int64_t count, int64_t rows) const {
-        for (int64_t i = 0; i < count; ++i)
-            AAF_CHECK(index[i] >= 0 && index[i] < rows, op_, ": ", name, "[", i, "] is ", index[i],
-                      ", expected 0 to ", rows - 1, ".");
+  private:
+    void in_range(const char* name, const int64_t* index, int64_t count, int64_t rows) const {
+        if constexpr (Backend::kReadsValues)
+            for (int64_t i = 0; i < count; ++i)
+                AAF_CHECK(index[i] >= 0 && index[i] < rows, op_, ": ", name, "[", i, "] is ",
+                          index[i], ", expected 0 to ", rows - 1, ".");
     }
 
-  private:
     template <class Element>
     void check_type(const char* name, const Tensor& tensor) const {
         AAF_CHECK(!on_cpu_ || tensor.is_cpu(), op_, ": ", name, " is not a CPU tensor.");
@@ -119,22 +157,5 @@ class Arguments {
     bool on_cpu_ = true;
     int device_index_ = 0;
 };
-
-// Calls f with the storage type of `tensor` as its argument's type.
-template <class F>
-void for_dtype(const char* op, const Tensor& tensor, const F& f) {
-    switch (tensor.scalar_type()) {
-        case ScalarType::Float:
-            return f(float());
-        case ScalarType::Double:
-            return f(double());
-        case ScalarType::BFloat16:
-            return f(BFloat16());
-        case ScalarType::Half:
-            return f(Half());
-        default:
-            AAF_CHECK(false, op, ": expected float32, float64, bfloat16 or float16 rows.");
-    }
-}
 
 }  // namespace albert_act_fast::binding

@@ -3,7 +3,12 @@
 #include <cstring>
 #include <vector>
 
-#include "arguments.h"
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/check.h"
+#include "../common/dtypes.h"
+#include "../cpu/kernels.h"
 
 namespace albert_act_fast::binding {
 namespace {

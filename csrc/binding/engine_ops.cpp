@@ -1,15 +1,29 @@
 // The engine as operators over a handle, which albert_act_fast/engine/native_engine.py owns.
 #include <pthread.h>
 
+#include <iterator>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
-#include "arguments.h"
-#include "engine.h"
+#include <torch/csrc/stable/library.h>
+
+#include "../common/check.h"
+#include "engine_arguments.h"
 #include "module.h"
 
 namespace albert_act_fast::binding {
+
+using engine::Engine;
+using engine::Layer;
+using engine::Run;
+using engine::View;
+
 namespace {
 
 // All engines there are, by handle. A handle is never used again, so that one whose engine is gone
@@ -83,47 +97,9 @@ Activation activation_named(const std::string& name) {
     refuse("layer.activation: got ", name, ", expected gelu, gelu_tanh, relu or silu.");
 }
 
-// Refuses weights whose shapes or dtypes do not fit each other.
-void check(const Layer& layer) {
-    const View& query = layer.query[0];
-    AAF_CHECK((query.dtype == ScalarType::Float || query.dtype == ScalarType::BFloat16) &&
-                  query.shape.size() == 2 && query.shape[0] > 0,
-              "layer.query weight: got ", text(query.dtype), " of shape ", text(query.shape),
-              ", expected a matrix in float32 or bfloat16.");
-    const View& ffn = layer.ffn[0];
-    AAF_CHECK(ffn.shape.size() == 2 && ffn.shape[0] > 0, "layer.ffn weight: got shape ",
-              text(ffn.shape), ", expected a matrix.");
-    const ScalarType dtype = query.dtype;
-    const int64_t width = query.shape[0], inner = ffn.shape[0];
-    const auto linear = [dtype](const char* name, const View(&pair)[2], int64_t outputs,
-                                int64_t inputs) {
-        expect(std::string("layer.") + name + " weight", pair[0], dtype, {outputs, inputs});
-        expect(std::string("layer.") + name + " bias", pair[1], dtype, {outputs});
-    };
-    linear("query", layer.query, width, width);
-    linear("key", layer.key, width, width);
-    linear("value", layer.value, width, width);
-    linear("dense", layer.dense, width, width);
-    linear("ffn", layer.ffn, inner, width);
-    linear("ffn_output", layer.ffn_output, width, inner);
-    linear("halting", layer.halting, 1, width);
-    for (int i = 0; i < 2; ++i) {
-        const char* part = i == 0 ? " weight" : " bias";
-        expect(std::string("layer.attention_norm") + part, layer.attention_norm[i], dtype, {width});
-        expect(std::string("layer.output_norm") + part, layer.output_norm[i], dtype, {width});
-    }
-    AAF_CHECK(layer.heads >= 1 && width % layer.heads == 0, "layer.heads: got ", layer.heads,
-              ", expected a number that divides the ", width, " columns.");
-    if (!layer.distance_embedding.has_value()) return;
-    const View& table = *layer.distance_embedding;
-    AAF_CHECK(table.shape.size() == 2 && table.shape[0] > 0, "layer.distance_embedding: got shape ",
-              text(table.shape), ", expected a matrix.");
-    expect("layer.distance_embedding", table, dtype, {table.shape[0], width / layer.heads});
-}
-
 int64_t engine_create(std::vector<Tensor> weights, std::optional<Tensor> distance_embedding,
                       bool key_distances, int64_t heads, std::string activation,
-                      double attention_eps, double output_eps, bool int8, bool library) {
+                      double attention_eps, double output_eps, bool int8, bool onednn) {
     // In the order of `PAIRS` in Python.
     struct Pair {
         const char* name;
@@ -154,13 +130,14 @@ int64_t engine_create(std::vector<Tensor> weights, std::optional<Tensor> distanc
     layer.attention_eps = attention_eps;
     layer.output_eps = output_eps;
     check(layer);
-    return Engines::all().add(
-        make_engine(layer, int8 ? Weights::int8 : Weights::as_given, library));
+    return Engines::all().add(engine::make_engine(
+        layer, int8 ? engine::Weights::int8 : engine::Weights::as_given, onednn));
 }
 
-std::vector<int64_t> engine_run(int64_t engine, Tensor hidden, Tensor offsets, Tensor positions,
+std::vector<int64_t> engine_run(int64_t handle, Tensor hidden, Tensor offsets, Tensor positions,
                                 double threshold, int64_t max_iterations, bool interruptible,
                                 Tensor out, Tensor n_updates, Tensor remainders) {
+    const std::shared_ptr<Engine> engine = Engines::all().get(handle);
     Run run{view("hidden", hidden),
             view("offsets", offsets),
             view("positions", positions),
@@ -171,31 +148,32 @@ std::vector<int64_t> engine_run(int64_t engine, Tensor hidden, Tensor offsets, T
             view("remainders", remainders),
             {}};
     if (interruptible) run.check_signals = &check_signals;
+    check(run, *engine);
     try {
-        return Engines::all().get(engine)->run(run);
+        return engine->run(run);
     } catch (const Interrupted&) {
         return {-1};
     }
 }
 
-void engine_release(int64_t engine) {
-    Engines::all().release(engine);
+void engine_release(int64_t handle) {
+    Engines::all().release(handle);
 }
 
 int64_t engine_count() {
     return Engines::all().count();
 }
 
-int64_t engine_packed_bytes(int64_t engine) {
-    return int64_t(Engines::all().get(engine)->packed_bytes());
+int64_t engine_packed_bytes(int64_t handle) {
+    return int64_t(Engines::all().get(handle)->packed_bytes());
 }
 
-int64_t engine_workspace_bytes(int64_t engine) {
-    return int64_t(Engines::all().get(engine)->workspace_bytes());
+int64_t engine_workspace_bytes(int64_t handle) {
+    return int64_t(Engines::all().get(handle)->workspace_bytes());
 }
 
-std::tuple<double, double, double> engine_seconds(int64_t engine) {
-    const Seconds seconds = Engines::all().get(engine)->seconds();
+std::tuple<double, double, double> engine_seconds(int64_t handle) {
+    const engine::Seconds seconds = Engines::all().get(handle)->seconds();
     return {seconds.products, seconds.attention, seconds.other};
 }
 

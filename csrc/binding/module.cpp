@@ -5,7 +5,10 @@
 
 #include "module.h"
 
-#include "engine.h"
+#include <utility>
+
+#include "../cpu/kernels.h"
+#include "../engine/linear.h"
 
 namespace albert_act_fast::binding {
 namespace {
@@ -62,10 +65,13 @@ void check_signals() {
 }  // namespace albert_act_fast::binding
 
 PyMODINIT_FUNC PyInit__cpp_ops() {
-    using namespace albert_act_fast::binding;
-    PyObject* const module = PyModule_Create(&definition);
-    if (module == nullptr ||
-        PyModule_AddIntConstant(module, "MAX_INT8_INPUTS", kMaxInt8Inputs) != 0)
-        return nullptr;
+    using namespace albert_act_fast;
+    PyObject* const module = PyModule_Create(&binding::definition);
+    if (module == nullptr) return nullptr;
+    const std::pair<const char*, int64_t> constants[] = {
+        {"HALTING_WORKSPACE_HEADER", kHaltingWorkspaceHeader},
+        {"MAX_INT8_INPUTS", engine::kMaxInt8Inputs}};
+    for (const auto& [name, value] : constants)
+        if (PyModule_AddIntConstant(module, name, value) != 0) return nullptr;
     return module;
 }

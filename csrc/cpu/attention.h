@@ -130,19 +130,19 @@ inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t co
 // of `count` keys from `first` on; divided by `scale`, because the scores are not yet scaled.
 // `scratch` holds three heads.
 template <class T, class A>
-inline void add_relative(const RaggedAttention<T>& args, int64_t row, int64_t b, int64_t head,
-                         int64_t first, int64_t count, A scale, A* scratch, A* scores) {
-    using Store = KeyValueStore<T>;
-    constexpr int64_t step = Store::kStep;
-    const int64_t size = args.store.head_size, first_token = args.store.key_offsets[b] + first;
+inline void add_relative(const RaggedAttention<T>& args, const KeyValueStore<T>& store, int64_t row,
+                         int64_t b, int64_t head, int64_t first, int64_t count, A scale, A* scratch,
+                         A* scores) {
+    constexpr int64_t step = KeyValueStore<T>::kStep;
+    const int64_t size = store.head_size, first_token = store.key_offsets[b] + first;
     const int64_t position = args.positions[args.token_index[row]];
     const T* q = args.queries.row(row) + head * size;
     A *query = scratch, *with = scratch + size, *embedding = scratch + 2 * size;
     for (int64_t i = 0; i < size; ++i) query[i] = load(q[i]);
     for (int64_t j = 0; j < count; ++j) {
-        const int64_t key = args.store.first_in_panel(b) + first + j;
-        const auto* k = args.store.keys(b, head) +
-                        (key / kPanel * args.store.key_words() * kPanel + key % kPanel) * step;
+        const int64_t key = store.first_in_panel(b) + first + j;
+        const auto* k =
+            store.keys(b, head) + (key / kPanel * store.key_words() * kPanel + key % kPanel) * step;
         const int64_t distance = position - args.positions[first_token + j];
         const T* e = args.distance_embedding.row(distance + args.distances / 2);
         for (int64_t i = 0; i < size; ++i) {
@@ -189,13 +189,12 @@ struct AttentionScratch {
 
 // At most kRowsAtOnce queries from row `first` on, against all keys of sequence b.
 template <class T>
-void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_t first,
-                 int64_t count, AttentionScratch<T>& scratch) {
+void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, int64_t b,
+                 int64_t head, int64_t first, int64_t count, AttentionScratch<T>& scratch) {
     using A = Arithmetic<T>;
     using Store = KeyValueStore<T>;
     using Word = typename Store::Word;
     constexpr int64_t step = Store::kStep;
-    const Store& store = args.store;
     const int64_t size = store.head_size, key_words = store.key_words();
     const int64_t wide = store.value_panels() * kPanel, column = store.first_in_panel(b);
     const int64_t all_keys = store.key_offsets[b + 1] - store.key_offsets[b];
@@ -229,8 +228,8 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
             A* scores = scratch.scores.numbers + q * kScoreStride + column;
             Word* words = weights + q * kScoreStride / step;
             if (args.distance_embedding.data != nullptr)
-                add_relative(args, first + q, b, head, from, keys, scale, scratch.relative.data,
-                             scores);
+                add_relative(args, store, first + q, b, head, from, keys, scale,
+                             scratch.relative.data, scores);
             const A rescale = weigh<__is_same(T, BFloat16)>(scores, words, keys, scale, from == 0,
                                                             highest[q], total[q]);
             if (from > 0)
@@ -252,9 +251,9 @@ void attend_rows(const RaggedAttention<T>& args, int64_t b, int64_t head, int64_
 }
 
 template <class T>
-void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int64_t begin,
-                      int64_t end) {
-    AttentionScratch<T> scratch(args.store);
+void ragged_attention(const RaggedAttention<T>& args, const KeyValueStore<T>& store,
+                      const int64_t* items, int64_t begin, int64_t end) {
+    AttentionScratch<T> scratch(store);
     for (int64_t item = begin; item < end; ++item) {
         const int64_t b = items[3 * item], first = items[3 * item + 1], head = items[3 * item + 2];
         const int64_t stop = args.query_offsets[b + 1];
@@ -266,12 +265,12 @@ void ragged_attention(const RaggedAttention<T>& args, const int64_t* items, int6
             // The next queries, and the results' places, lie pages apart, where no processor looks
             // ahead by itself.
             for (int64_t next = ends; next < ends + scratch.kRows && next < first + rows; ++next)
-                for (int64_t i = 0; i < args.store.head_size; i += 64 / int64_t(sizeof(T))) {
-                    const int64_t column = head * args.store.head_size + i;
+                for (int64_t i = 0; i < store.head_size; i += 64 / int64_t(sizeof(T))) {
+                    const int64_t column = head * store.head_size + i;
                     __builtin_prefetch(args.queries.row(next) + column);
                     __builtin_prefetch(args.out.row(next) + column, 1);
                 }
-            attend_rows(args, b, head, begins, ends - begins, scratch);
+            attend_rows(args, store, b, head, begins, ends - begins, scratch);
         }
     }
 }

@@ -72,10 +72,9 @@ const Kernels<T>& kernels() {
             return portable::kernels<T>();
     }
 }
-template const Kernels<float>& kernels<float>();
-template const Kernels<double>& kernels<double>();
-template const Kernels<BFloat16>& kernels<BFloat16>();
-template const Kernels<Half>& kernels<Half>();
+#define AAF_INSTANTIATE(T) template const Kernels<T>& kernels<T>();
+AAF_CPU_DTYPES(AAF_INSTANTIATE)
+#undef AAF_INSTANTIATE
 
 uint64_t checksum(const void* words, int64_t first, int64_t count) {
     switch (chosen) {

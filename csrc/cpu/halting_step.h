@@ -29,7 +29,7 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
                             ? copy(output, width, g)
                             : add(output, args.ffn_input.row(r), width, g);
         normalize(g, total, args.norm, width, g);
-        const A logit = dot(g, halting_weight, width) + args.halting_bias;
+        const A logit = dot(g, halting_weight, width) + load(*args.halting_bias);
         const A p = A(1) / (A(1) + A(__builtin_exp(double(-logit))));
         rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.threshold);
         rule[r - begin].goes_on &= !args.last;
@@ -37,12 +37,13 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
         asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.threshold;
     }
 
-    int64_t before = 0;
+    uint64_t* const running_up_to = args.workspace + kHaltingWorkspaceHeader;
+    uint64_t known = 1;
     if (block > 0)
-        while ((before = __atomic_load_n(args.running_up_to + block - 1, __ATOMIC_ACQUIRE)) < 0)
-            relax();
-    __atomic_store_n(args.running_up_to + block, before + running, __ATOMIC_RELEASE);
-    __atomic_fetch_add(args.asking, asking, __ATOMIC_RELAXED);
+        while ((known = __atomic_load_n(running_up_to + block - 1, __ATOMIC_ACQUIRE)) == 0) relax();
+    __atomic_store_n(running_up_to + block, known + uint64_t(running), __ATOMIC_RELEASE);
+    __atomic_fetch_add(args.workspace + kAsking, uint64_t(asking), __ATOMIC_RELAXED);
+    const int64_t before = int64_t(known - 1);
 
     int64_t slot = before, left = begin - before;  // rows that left in earlier blocks
     // The first sequence that starts in this block.
@@ -96,11 +97,12 @@ void finish_rows(const HaltingStep<T>& args) {
 template <class T>
 void halting_step(const HaltingStep<T>& args) {
     const int64_t live = args.query_offsets[args.sequences];
-    const int64_t blocks = (live + kHaltingBlock - 1) / kHaltingBlock;
+    const int64_t blocks = halting_blocks(live);
     Scratch<Arithmetic<T>> weight(args.width), candidates(kHaltingBlock * args.width);
     for (int64_t i = 0; i < args.width; ++i) weight.data[i] = load(args.halting_weight[i]);
     for (;;) {
-        const int64_t block = __atomic_fetch_add(args.ticket, 1, __ATOMIC_RELAXED);
+        const auto block =
+            int64_t(__atomic_fetch_add(args.workspace + kTicket, 1, __ATOMIC_RELAXED));
         if (block >= blocks) return;
         halting_block(args, block, live, weight.data, candidates.data);
     }

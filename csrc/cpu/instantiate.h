@@ -35,10 +35,9 @@ const Kernels<T>& kernels() {
         &quantize<T>,         int8_product_of<T>(), product_of<T>()};
     return all;
 }
-template const Kernels<float>& kernels<float>();
-template const Kernels<double>& kernels<double>();
-template const Kernels<BFloat16>& kernels<BFloat16>();
-template const Kernels<Half>& kernels<Half>();
+#define AAF_INSTANTIATE(T) template const Kernels<T>& kernels<T>();
+AAF_CPU_DTYPES(AAF_INSTANTIATE)
+#undef AAF_INSTANTIATE
 
 uint64_t checksum(const void* words, int64_t first, int64_t count) {
     return checksum_words(static_cast<const unsigned char*>(words), first, count);

@@ -1,5 +1,4 @@
-// The CPU kernels' arguments. Plain pointers and sizes. What each computes:
-// albert_act_fast/ops/contracts.py.
+// The CPU kernels, and the arguments of those that are no operators: plain pointers and sizes.
 //
 // Every kernel works on a range of its items; the caller splits the items among threads. Results do
 // not depend on how.
@@ -8,59 +7,9 @@
 #include <cstdint>
 
 #include "../semantics/activation_names.h"
-#include "../semantics/matrix.h"
-#include "../semantics/numbers.h"
+#include "../semantics/operators.h"
 
 namespace albert_act_fast::cpu {
-
-using albert_act_fast::Matrix;
-
-template <class T>
-struct LayerNorm {
-    const T* weight;
-    const T* bias;
-    double eps;
-};
-
-template <class T>
-struct EmbedTokens {
-    const int64_t *token_ids, *token_type_ids, *position_ids;
-    Matrix<const T> word, token_type, position;  // position.data is null where there is none
-    LayerNorm<T> norm;
-    Matrix<T> out;
-    int64_t width;
-};
-
-template <class T>
-struct AddLayerNorm {
-    Matrix<const T> x, residual;
-    LayerNorm<T> norm;
-    Matrix<T> out;
-    int64_t width;
-};
-
-template <class T>
-struct HaltingStep {
-    using State = Arithmetic<T>;
-    Matrix<const T> ffn_output, ffn_input, hidden;  // ffn_input.data is null where there is none
-    LayerNorm<T> norm;
-    const T* halting_weight;
-    State halting_bias, threshold;
-    int64_t iteration;
-    bool last;
-    const State* accumulated_probability;
-    const int64_t *token_index, *query_offsets;
-    int64_t sequences, width;
-    Matrix<T> next_hidden;
-    State* next_accumulated_probability;
-    int64_t *next_token_index, *next_query_offsets;
-    Matrix<T> out;
-    State *n_updates, *remainders;
-    // Shared by the workers of one call. ticket: the next block nobody works on, from 0.
-    // running_up_to[i]: rows that go on in blocks 0 to i, -1 until known. asking: rows that go on
-    // below the threshold, from 0.
-    int64_t *ticket, *running_up_to, *asking;
-};
 
 // Weights are packed in panels of kPanel columns: panel by panel, and in each for every step
 // through the depth the kPanel columns' words side by side. A word holds as many neighbours in
@@ -114,10 +63,11 @@ struct KeyValueStore {
     using Element = typename KeyWordOf<T>::element;
     static constexpr int64_t kStep = sizeof(Word) / sizeof(Element);
 
-    Element* data;
-    const int64_t* key_offsets;
-    const int64_t* first_slot;  // of each sequence's keys; a panel of keys has kPanel slots
-    int64_t heads, head_size;
+    Element* data = nullptr;
+    const int64_t* key_offsets = nullptr;
+    // Of each sequence's keys; a panel of keys has kPanel slots.
+    const int64_t* first_slot = nullptr;
+    int64_t heads = 0, head_size = 0;
 
     int64_t key_words() const { return (head_size + kStep - 1) / kStep; }
     int64_t value_panels() const { return panels_of(head_size); }
@@ -141,36 +91,25 @@ struct KeyValueStore {
 template <class T>
 struct WriteKeysValues {
     Matrix<const T> keys, values;
-    int64_t rows;
-    const int64_t* token_index;  // of each row
-    const int64_t* sequence;     // of each token
+    int64_t rows = 0;
+    const int64_t* token_index = nullptr;  // of each row
+    const int64_t* sequence = nullptr;     // of each token
     KeyValueStore<T> store;
-};
-
-template <class T>
-struct RaggedAttention {
-    Matrix<const T> queries;
-    const int64_t *query_offsets, *token_index, *positions;
-    KeyValueStore<T> store;
-    Matrix<const T> distance_embedding;  // data is null where positions are absolute
-    int64_t distances;                   // its rows
-    bool key_distances;
-    Matrix<T> out;
 };
 
 // out = activation(x W^T + bias), x in words of the weights' kind.
 template <class T, class Word>
 struct Product {
     Matrix<const Word> x;
-    int64_t rows, depth;  // depth in words
-    const Word* panels;
-    const float* bias;  // as many as the panels have columns
+    int64_t rows = 0, depth = 0;  // depth in words
+    const Word* panels = nullptr;
+    const float* bias = nullptr;  // as many as the panels have columns
     // int8 only: a row's and a column's factor, and the sum of a column's weights.
-    const float *row_scale, *column_scale;
-    const int32_t* column_sum;
-    Activation activation;
+    const float *row_scale = nullptr, *column_scale = nullptr;
+    const int32_t* column_sum = nullptr;
+    Activation activation = Activation::none;
     Matrix<T> out;
-    int64_t columns;
+    int64_t columns = 0;
 };
 
 // Rows that are multiplied by a panel before the next panel's turn: they stay in cache.
@@ -183,14 +122,22 @@ inline int64_t row_chunks(int64_t rows) {
 template <class T>
 struct Quantize {
     Matrix<const T> x;
-    int64_t width;
+    int64_t width = 0;
     Matrix<uint8_t> out;  // rows are filled up with 128 to full words
-    float* scale;
+    float* scale = nullptr;
 };
 
 // Rows that one worker takes at a time. The candidate states of a block stay in cache between the
 // halting rule and the mix, so every row is read once.
 constexpr int64_t kHaltingBlock = 32;
+inline int64_t halting_blocks(int64_t rows) {
+    return (rows + kHaltingBlock - 1) / kHaltingBlock;
+}
+// Words of the halting step's workspace, which its workers share and which starts as zeros: the
+// next block that nobody works on; how many rows that go on are below the threshold; and, after the
+// header, for each block 1 more than the rows that go on in it and in those before, 0 until known.
+constexpr int64_t kTicket = 0, kAsking = 1;
+
 // Queries of one sequence and head that one worker takes at a time.
 constexpr int64_t kQueryBlock = 128;
 
@@ -203,12 +150,13 @@ struct Kernels {
     void (*embed_tokens)(const EmbedTokens<T>&, int64_t begin, int64_t end);           // rows
     void (*add_layer_norm)(const AddLayerNorm<T>&, int64_t begin, int64_t end);        // rows
     void (*write_keys_values)(const WriteKeysValues<T>&, int64_t begin, int64_t end);  // rows
+    // Keys and values from the store, not from where the arguments have them.
     // items: three numbers each, the sequence, its first query of at most kQueryBlock, the head
-    void (*ragged_attention)(const RaggedAttention<T>&, const int64_t* items, int64_t begin,
-                             int64_t end);
+    void (*ragged_attention)(const RaggedAttention<T>&, const KeyValueStore<T>&,
+                             const int64_t* items, int64_t begin, int64_t end);
     // Takes blocks by ticket until none is left; to be called once by each worker.
     void (*halting_step)(const HaltingStep<T>&);
-    // By one worker after the others, where `asking` stayed 0.
+    // By one worker after the others, where kAsking stayed 0.
     void (*finish_rows)(const HaltingStep<T>&);
     void (*quantize)(const Quantize<T>&, int64_t begin, int64_t end);  // rows
     ProductKernel<T, Int8Quad> int8_product;

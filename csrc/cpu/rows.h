@@ -12,7 +12,7 @@ inline __attribute__((always_inline)) void normalize(const A* row, A total,
         const auto distance = lanes.load(row + i) - mean;
         return distance * distance;
     });
-    const A scale = layer_norm_scale(squares, A(width), A(norm.eps),
+    const A scale = layer_norm_scale(squares, A(width), norm.eps,
                                      [](A x) { return A(__builtin_sqrt(double(x))); });
     for_lanes<A>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
         lanes.store(layer_norm_element(lanes.load(row + i), mean, scale,

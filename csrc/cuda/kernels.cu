@@ -16,8 +16,6 @@ const char* scatter_rows(const ScatterRows& args, void* stream) {
     template const char* add_layer_norm(const AddLayerNorm<T>&, void*);      \
     template const char* ragged_attention(const RaggedAttention<T>&, void*); \
     template const char* halting_step(const HaltingStep<T>&, void*);
-AAF_INSTANTIATE(float)
-AAF_INSTANTIATE(BFloat16)
-AAF_INSTANTIATE(Half)
+AAF_CUDA_DTYPES(AAF_INSTANTIATE)
 
 }  // namespace albert_act_fast::cuda

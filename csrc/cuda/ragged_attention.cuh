@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
         if (key < end) {
             const auto* distance =
                 relative ? args.distance_embedding.row(position - args.positions[key]) : nullptr;
-            mine = score<L>(args, query, args.keys.row(key) + head, distance, scale);
+            mine = score<L>(args, query, args.key_store.row(key) + head, distance, scale);
         }
         const SoftmaxStep<float> step = softmax_step(highest, warp_max(mine), exp);
         highest = step.highest;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads)
             if (d >= head_size) break;
             float part = 0;
             for (int k = 0; k < keys; ++k)
-                part += weights[k] * load(args.values.row(first + k)[head + d]);
+                part += weights[k] * load(args.value_store.row(first + k)[head + d]);
             sum[c] = sum[c] * step.rescale + part;
         }
         __syncwarp();
@@ -105,8 +105,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 const char* ragged_attention(const RaggedAttention<T>& args, void* stream) {
     if (args.rows == 0 || args.head_size == 0) return nullptr;
-    const Alignment alignment =
-        Alignment(args.head_size * int64_t(sizeof(T))).add(args.keys).add(args.distance_embedding);
+    const Alignment alignment = Alignment(args.head_size * int64_t(sizeof(T)))
+                                    .add(args.key_store)
+                                    .add(args.distance_embedding);
     const dim3 grid(blocks(args.rows, kQueries), unsigned(args.heads));
     if (alignment.to16())
         return launch(ragged_attention_kernel<Head<T, 16 / sizeof(T)>>, grid, kThreads, args,

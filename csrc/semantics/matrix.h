@@ -9,8 +9,8 @@ namespace albert_act_fast {
 
 template <class T>
 struct Matrix {
-    T* data;
-    int64_t stride;
+    T* data = nullptr;
+    int64_t stride = 0;
 
     AAF_INLINE T* row(int64_t r) const { return data + r * stride; }
 };

@@ -17,6 +17,10 @@ struct Half {
     uint16_t bits;
 };
 
+// What rows may be of, on each kind of device: DO(type) of all.
+#define AAF_CPU_DTYPES(DO) DO(float) DO(double) DO(BFloat16) DO(Half)
+#define AAF_CUDA_DTYPES(DO) DO(float) DO(BFloat16) DO(Half)
+
 template <class To, class From>
 AAF_INLINE To bit_cast(From value) {
     static_assert(sizeof(To) == sizeof(From));

@@ -14,7 +14,7 @@ from albert_act_fast import AlbertActForSequenceClassification, glue, native
 from albert_act_fast.cli import running
 from albert_act_fast.glue import evaluate as evaluate_task
 from albert_act_fast.glue import get_task
-from albert_act_fast.ops import torch_ops
+from albert_act_fast.ops import ARGUMENTS, torch_ops
 from albert_act_fast.tokenizer import load_tokenizer
 
 GLUE = Path(__file__).parents[1] / "fixtures" / "glue"
@@ -154,10 +154,10 @@ def test_in_half_precision_differences_are_reported(command, sentiment):
 
 def test_differing_predictions_fail_loudly(error, sentiment, monkeypatch):
     """An engine that is wrong: its rows come back in another order."""
-    scatter = torch_ops.scatter_rows
 
-    def wrong(rows, row_index, row_count, out):
-        scatter(-rows, row_index, row_count, out)
+    def wrong(*values):
+        arguments = ARGUMENTS["scatter_rows"](*values)
+        torch_ops.scatter_rows(arguments._replace(rows=-arguments.rows))
 
     library = torch.library.Library("albert_act_fast", "IMPL")
     library.impl("scatter_rows.torch", wrong, "CPU")

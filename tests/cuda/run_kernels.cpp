@@ -117,29 +117,30 @@ void check_halting_step(const Batch& batch, const Memory<uint64_t>& workspace, f
     const Memory<int64_t> next_tokens(rows + kBeyond, -1), next_offsets(sequences + 1, -1),
         offsets(sequences + 1, 0);
     for (int64_t b = 0; b <= sequences; ++b) offsets[b] = batch.offsets[size_t(b)];
-    const cuda::HaltingStep<float> args{{batch.x.get(), width},
-                                        {batch.residual.get(), width},
-                                        {batch.hidden.get(), width},
-                                        {batch.ones.get(), batch.zeros.get(), 1e-12f},
-                                        halting_weight.get(),
-                                        halting_bias.get(),
-                                        threshold,
-                                        kIteration,
-                                        last,
-                                        batch.accumulated.get(),
-                                        batch.tokens.get(),
-                                        offsets.get(),
-                                        rows + kBeyond,
-                                        sequences,
-                                        width,
-                                        {next_hidden.get(), width},
-                                        next_accumulated.get(),
-                                        next_tokens.get(),
-                                        next_offsets.get(),
-                                        workspace.get(),
-                                        {out.get(), width},
-                                        n_updates.get(),
-                                        remainders.get()};
+    HaltingStep<float> args;
+    args.ffn_output = {batch.x.get(), width};
+    args.ffn_input = {batch.residual.get(), width};
+    args.hidden = {batch.hidden.get(), width};
+    args.norm = {batch.ones.get(), batch.zeros.get(), 1e-12f};
+    args.halting_weight = halting_weight.get();
+    args.halting_bias = halting_bias.get();
+    args.threshold = threshold;
+    args.iteration = kIteration;
+    args.last = last;
+    args.accumulated_probability = batch.accumulated.get();
+    args.token_index = batch.tokens.get();
+    args.query_offsets = offsets.get();
+    args.rows = rows + kBeyond;
+    args.sequences = sequences;
+    args.width = width;
+    args.next_hidden = {next_hidden.get(), width};
+    args.next_accumulated_probability = next_accumulated.get();
+    args.next_token_index = next_tokens.get();
+    args.next_query_offsets = next_offsets.get();
+    args.workspace = workspace.get();
+    args.out = {out.get(), width};
+    args.n_updates = n_updates.get();
+    args.remainders = remainders.get();
     cuda::halting_step(args, nullptr);
 
     std::vector<Halting<float>> rules;
@@ -185,7 +186,7 @@ void check_halting_step(const Batch& batch, const Memory<uint64_t>& workspace, f
         expect(next_offsets[sequence] == running, "next_query_offsets", sequence);
     for (int64_t i = rows * width; i < (rows + kBeyond) * width; ++i)
         expect(next_hidden[i] == kUnwritten, "a row that is not live", i / width);
-    for (int64_t i = 0; i < rows + kBeyond + cuda::kHaltingWorkspaceHeader; ++i)
+    for (int64_t i = 0; i < rows + kBeyond + kHaltingWorkspaceHeader; ++i)
         expect(workspace[i] == 0, "the workspace", i);
 }
 
@@ -194,23 +195,23 @@ void check_rows(const Batch& batch) {
     const Memory<int64_t> live(1, rows);
     const Memory<float> out((rows + kBeyond) * width, kUnwritten),
         copies(batch.all_tokens * width, kUnwritten);
-    const cuda::AddLayerNorm<float> norm{{batch.x.get(), width},
-                                         {batch.residual.get(), width},
-                                         {batch.ones.get(), batch.zeros.get(), 1e-12f},
-                                         live.get(),
-                                         {out.get(), width},
-                                         rows + kBeyond,
-                                         width};
+    AddLayerNorm<float> norm;
+    norm.x = {batch.x.get(), width};
+    norm.residual = {batch.residual.get(), width};
+    norm.norm = {batch.ones.get(), batch.zeros.get(), 1e-12f};
+    norm.row_count = live.get();
+    norm.out = {out.get(), width};
+    norm.rows = rows + kBeyond;
+    norm.width = width;
     cuda::add_layer_norm(norm, nullptr);
-    const int64_t bytes = width * int64_t(sizeof(float));
-    const cuda::ScatterRows scatter{
-        {{reinterpret_cast<const unsigned char*>(batch.x.get()), bytes}, {}},
-        {{reinterpret_cast<unsigned char*>(copies.get()), bytes}, {}},
-        1,
-        batch.tokens.get(),
-        live.get(),
-        rows + kBeyond,
-        bytes};
+    ScatterRows scatter;
+    scatter.row_bytes = width * int64_t(sizeof(float));
+    scatter.tables = 1;
+    scatter.from[0] = {reinterpret_cast<const unsigned char*>(batch.x.get()), scatter.row_bytes};
+    scatter.to[0] = {reinterpret_cast<unsigned char*>(copies.get()), scatter.row_bytes};
+    scatter.index = batch.tokens.get();
+    scatter.row_count = live.get();
+    scatter.rows = rows + kBeyond;
     cuda::scatter_rows(scatter, nullptr);
     for (int64_t r = 0; r < rows; ++r) {
         const std::vector<double> expected = candidate(batch, r);
@@ -231,21 +232,20 @@ void check_attention(const Batch& batch) {
     const Memory<int64_t> offsets(sequences + 1, 0), positions(rows, 0), index(rows, 0);
     for (int64_t r = 0; r < rows; ++r) positions[r] = index[r] = r;
     for (int64_t b = 0; b <= sequences; ++b) offsets[b] = batch.offsets[size_t(b)];
-    const cuda::RaggedAttention<float> args{{queries.get(), width},
-                                            {batch.hidden.get(), width},
-                                            {batch.x.get(), width},
-                                            offsets.get(),
-                                            offsets.get(),
-                                            index.get(),
-                                            positions.get(),
-                                            rows,
-                                            sequences,
-                                            1,
-                                            width,
-                                            {distances.get(), width},
-                                            2 * rows - 1,
-                                            false,
-                                            {out.get(), width}};
+    RaggedAttention<float> args;
+    args.queries = {queries.get(), width};
+    args.key_store = {batch.hidden.get(), width};
+    args.value_store = {batch.x.get(), width};
+    args.query_offsets = args.key_offsets = offsets.get();
+    args.token_index = index.get();
+    args.positions = positions.get();
+    args.rows = rows;
+    args.sequences = sequences;
+    args.heads = 1;
+    args.head_size = width;
+    args.distance_embedding = {distances.get(), width};
+    args.distances = 2 * rows - 1;
+    args.out = {out.get(), width};
     cuda::ragged_attention(args, nullptr);
     for (int64_t b = 0; b < sequences; ++b)
         for (int64_t r = offsets[b]; r < offsets[b + 1]; ++r)
@@ -266,7 +266,7 @@ int main(int count, char** arguments) {
     const int64_t width = std::atoll(arguments[3]);
     try {
         const Batch batch(rows, width, 1);
-        const Memory<uint64_t> workspace(rows + kBeyond + cuda::kHaltingWorkspaceHeader, 0);
+        const Memory<uint64_t> workspace(rows + kBeyond + kHaltingWorkspaceHeader, 0);
         for (int64_t order = 0; order < orders; ++order) {
             simt_schedule(uint64_t(order), unsigned(1 + order % 7));
             // 0.5: what reaches it equals it, and nothing asks for another iteration.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.models import mask_of, random_batch, random_model
 from support.operator_parity import apply, check, same_bits
-from support.operators import MAKERS, Call, Maker
 
 from albert_act_fast.ops.contracts import implementation_of
+from suite.operator_calls import MAKERS, Call, Maker
 
 pytestmark = pytest.mark.usefixtures("schedule")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

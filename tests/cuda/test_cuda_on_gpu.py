@@ -6,10 +6,10 @@ import pytest
 import torch
 from support.models import mask_of, random_batch, random_model
 from support.operator_parity import apply, check, copied, same_bits
-from support.operators import MAKERS, Call, Maker
 
 from albert_act_fast.implementations import availability
 from albert_act_fast.ops.contracts import implementation_of
+from suite.operator_calls import MAKERS, Call, Maker
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,11 +10,10 @@ import math
 from typing import NamedTuple
 
 import torch
+from support import models as builders
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AlbertConfig, set_seed
-
-from tests.model import builders
 
 ACTIVATIONS = {
     "gelu": F.gelu,

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 import transformers
+from support import models as builders
+from support.models import head_output
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import head_output
 
 AUTO = {
     transformers.AutoModel: aaf.AlbertActModel,

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from support import models as builders
 
 import albert_act_fast as aaf
-from tests.model import builders
 
 
 def test_defaults_are_the_published_ones():

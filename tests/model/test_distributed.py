@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import models as builders
 from support.one_process import one_process
 from torch.nn.parallel import DistributedDataParallel
 
 import albert_act_fast as aaf
-from tests.model import builders
 
 POSITIONS = ("absolute", "relative_key", "relative_key_query")
 

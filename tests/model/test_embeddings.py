@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from support import models as builders
+from support.models import MODELS, assert_close, base_of, head_output
 from torch import nn
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import MODELS, assert_close, base_of, head_output
 
 VOCABULARY_MODELS = (aaf.AlbertActForPreTraining, aaf.AlbertActForMaskedLM)
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from support import models as builders
 from torch.func import functional_call
-
-from tests.model import builders
 
 CHECKED = (
     "embeddings.LayerNorm.weight",

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from tests.model import builders
-from tests.model.builders import assert_close
+from support import models as builders
+from support.models import assert_close
 
 
 def silenced(model, head: int):

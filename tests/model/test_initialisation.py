@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from support import models as builders
+from support.models import MODELS
 from torch import nn
 from transformers import set_seed
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import MODELS
 
 
 @pytest.mark.parametrize("cls", MODELS)

@@ -6,12 +6,13 @@ import pickle
 
 import pytest
 import torch
+from support import models as builders
+from support.models import assert_close
 from support.rows import rows_through_the_ffn
 from torch import nn
 
 import albert_act_fast as aaf
-from tests.model import builders, published
-from tests.model.builders import assert_close
+from tests.model import published
 
 TOKENS = builders.mask().bool()
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import transformers
+from support import models as builders
 from torch import nn
 
 import albert_act_fast as aaf
-from tests.model import builders, published
+from tests.model import published
 
 SMALL = {
     "vocab_size": 40,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support import models as builders
 from transformers.utils import logging
 
 import albert_act_fast as aaf
-from tests.model import builders
 from tests.model.test_trainer import make_trainer
 
 

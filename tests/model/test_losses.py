@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from support import models as builders
+from support.models import TASKS, assert_close
 from torch.nn import functional as F
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import TASKS, assert_close
 
 
 def classifier(**overrides):

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 import torch
+from support import models as builders
+from support.models import MODELS, assert_close, head_output
 from support.rows import rows_through_the_ffn
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import MODELS, assert_close, head_output
 
 DTYPES = {
     "half": torch.float16,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from support import models as builders
+from support.models import LENGTHS, MODELS, TASKS, assert_close
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import LENGTHS, MODELS, TASKS, assert_close
 
 DEPTH_FIELDS = ["updates", "n_updates", "remainders", "ponder_cost"]
 HEAD_FIELDS = {

@@ -5,12 +5,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from support import models as builders
 from support.rows import count_rows
 from transformers import AutoTokenizer, pipeline
 
 import albert_act_fast as aaf
 from albert_act_fast.tokenizer import load_tokenizer
-from tests.model import builders
 
 TEXTS = [
     "Call me Ishmael.",

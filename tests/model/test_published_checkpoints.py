@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import constants
+from support import models as builders
+from support.models import head_output
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import head_output
 
 LAYER = "encoder.albert_layer"
 LINEAR = {

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import models as builders
+from support.models import MODELS, TASKS, head_output
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import MODELS, TASKS, head_output
 
 
 def assert_same_weights(actual, expected) -> None:

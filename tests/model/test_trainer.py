@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from support import models as builders
 from transformers import Trainer, TrainingArguments
 
 import albert_act_fast as aaf
-from tests.model import builders
 
 # Batches of 4 differ in their longest sequence, so what is per token cannot be stacked.
 LENGTHS = (9, 3, 5, 2, 7, 7, 1, 4, 12, 3, 6, 6, 2, 4, 3, 5)

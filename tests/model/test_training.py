@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from support import models as builders
+from support.models import MODELS, TASKS, assert_close, head_output
 from transformers import set_seed
 
 import albert_act_fast as aaf
-from tests.model import builders
-from tests.model.builders import MODELS, TASKS, assert_close, head_output
 
 # transformers renames gradient checkpointing in 5.x; both names work until version 6.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

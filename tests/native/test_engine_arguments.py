@@ -25,9 +25,9 @@ def layer(position: str = "relative_key", dtype: torch.dtype = torch.float32, **
     return layer_weights(model.encoder.albert_layer)
 
 
-def engine(weights=None, *, int8: bool = False, library: bool = False):
+def engine(weights=None, *, int8: bool = False, onednn: bool = False):
     weights = layer() if weights is None else weights
-    return NativeEngine(weights, int8=int8, library=library)
+    return NativeEngine(weights, int8=int8, onednn=onednn)
 
 
 def arguments(dtype: torch.dtype = torch.float32, width: int = 48) -> dict:
@@ -220,7 +220,7 @@ def test_weights_may_have_any_strides():
 
 def test_odd_bfloat16_products_need_onednn():
     odd = layer("absolute", torch.bfloat16, intermediate_size=95)
-    with pytest.raises(ValueError, match="library: got false for bfloat16 products of 95 inputs"):
+    with pytest.raises(ValueError, match="onednn: got false for bfloat16 products of 95 inputs"):
         engine(odd)
     engine(odd, int8=True)
 

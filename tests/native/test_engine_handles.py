@@ -43,7 +43,7 @@ def run(engine: NativeEngine) -> torch.Tensor:
 def test_an_engine_is_freed_with_its_last_reference():
     gc.collect()
     before = native_engine.count()
-    engines = [NativeEngine(weights(), int8=int8, library=False) for int8 in (False, True)]
+    engines = [NativeEngine(weights(), int8=int8, onednn=False) for int8 in (False, True)]
     for engine in engines:
         run(engine)
     assert native_engine.count() == before + 2
@@ -57,7 +57,7 @@ def test_an_engine_that_cannot_be_made_leaves_nothing():
     before = native_engine.count()
     with pytest.raises(ValueError, match=r"layer\.activation: got tanh"):
         NativeEngine(LayerWeights(**vars(weights()) | {"activation": "tanh"}), int8=False,
-                     library=False)  # fmt: skip
+                     onednn=False)  # fmt: skip
     assert native_engine.count() == before
 
 
@@ -75,7 +75,7 @@ def test_a_model_frees_its_engine():
 
 @pytest.mark.parametrize("name", ["packed_bytes", "workspace_bytes", "seconds", "release"])
 def test_a_handle_without_an_engine_is_refused(name):
-    engine = NativeEngine(weights(), int8=False, library=False)
+    engine = NativeEngine(weights(), int8=False, onednn=False)
     handle = engine._handle
     del engine
     with pytest.raises(ValueError, match=f"engine: got {handle}, expected the handle of an engine"):
@@ -85,12 +85,12 @@ def test_a_handle_without_an_engine_is_refused(name):
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_an_engine_has_one_owner(copied):
     with pytest.raises(TypeError, match="cannot be copied or pickled"):
-        copied(NativeEngine(weights(), int8=False, library=False))
+        copied(NativeEngine(weights(), int8=False, onednn=False))
 
 
 def test_threads_share_an_engine():
     """And in all of them but the main one a run is not interrupted."""
-    engine, results = NativeEngine(weights(), int8=False, library=False), []
+    engine, results = NativeEngine(weights(), int8=False, onednn=False), []
     expected = run(engine)
     threads = [threading.Thread(target=lambda: results.append(run(engine))) for _ in range(8)]
     for thread in threads:
@@ -105,12 +105,12 @@ def _in_a_fork(engine: NativeEngine, answers) -> None:
     torch.set_num_threads(1)  # torch's own threads do not survive a fork
     before = native_engine.count()
     inherited = run(engine)
-    made = run(NativeEngine(weights(), int8=False, library=False))
+    made = run(NativeEngine(weights(), int8=False, onednn=False))
     answers.put((inherited.tolist(), made.tolist(), native_engine.count() - before))
 
 
 def test_a_forked_process_has_the_engines_of_its_parent():
-    engine = NativeEngine(weights(), int8=False, library=False)
+    engine = NativeEngine(weights(), int8=False, onednn=False)
     expected = run(engine).tolist()
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()

@@ -7,21 +7,21 @@ from itertools import pairwise
 import pytest
 import torch
 from support.models import random_model
-from support.operators import MAKERS, Maker
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.engine.native_engine import NativeEngine
+from suite.operator_calls import MAKERS, Maker
 
 pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
 DTYPES = (torch.float32, torch.bfloat16)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def engine(dtype: torch.dtype = torch.float32, library: bool = False, **config):
+def engine(dtype: torch.dtype = torch.float32, onednn: bool = False, **config):
     model = random_model(3, dtype=dtype, **config)
     weights = layer_weights(model.encoder.albert_layer)
-    return NativeEngine(weights, int8=False, library=library)
+    return NativeEngine(weights, int8=False, onednn=onednn)
 
 
 def run(packed, lengths: list[int], dtype: torch.dtype = torch.float32, width: int = 48):
@@ -97,10 +97,10 @@ def test_nan_stays_in_its_sequence_and_reaches_all_of_it(dtype, distances):
             assert torch.equal(result[stop:], clean[stop:])
 
 
-@pytest.mark.parametrize("library", [False, True])
-def test_memory_beyond_a_bound_is_given_back(library):
+@pytest.mark.parametrize("onednn", [False, True])
+def test_memory_beyond_a_bound_is_given_back(onednn):
     bound = 256 << 20
-    packed = engine(library=library, hidden_size=512, intermediate_size=64, num_attention_heads=1)
+    packed = engine(onednn=onednn, hidden_size=512, intermediate_size=64, num_attention_heads=1)
     small = [8] * 10
     before = run(packed, small, width=512)
     kept = packed.workspace_bytes

@@ -40,8 +40,8 @@ def assert_follows_the_reference(model, batch) -> None:
 
 def times_packed(monkeypatch) -> list:
     calls = []
-    make = cpu._engine
-    monkeypatch.setattr(cpu, "_engine", lambda *args: calls.append(1) or make(*args))
+    make = cpu.make_engine
+    monkeypatch.setattr(cpu, "make_engine", lambda *args: calls.append(1) or make(*args))
     return calls
 
 
@@ -201,7 +201,7 @@ def test_any_number_of_threads_gives_the_same_bits(model, dtype):
 _UNDER = """
 import sys
 import torch
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "benchmarks"]
 from support.models import mask_of, random_batch, random_lengths, random_model
 from albert_act_fast import native, ops
 assert native.instruction_set() == sys.argv[1], native.instruction_set()
@@ -230,10 +230,10 @@ for positions in ("absolute", "relative_key_query"):
 _HUGE = """
 import sys
 import torch
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "benchmarks"]
 from support.huge_scores import check_huge_scores, with_huge_scores
 from support.operator_parity import apply
-from support.operators import MAKERS, RAGGED, Maker
+from suite.operator_calls import MAKERS, RAGGED, Maker
 from albert_act_fast import native
 assert native.instruction_set() == sys.argv[1], native.instruction_set()
 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):

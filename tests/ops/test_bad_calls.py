@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from support.operators import MAKERS, Maker
 
 from albert_act_fast import ops
+from suite.operator_calls import MAKERS, Maker
 
 NATIVE = [i for i in ("cpp", "cuda") if ops.registered("halting_step", i, "cpu")]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="no native operator runs on this CPU")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.operators import MAKERS, Call, Maker
 
-from albert_act_fast import ops
-from albert_act_fast.ops.contracts import IMPLEMENTATIONS, NAMESPACE
+from albert_act_fast import native, ops
+from albert_act_fast.ops.contracts import HALTING_WORKSPACE_HEADER, IMPLEMENTATIONS, NAMESPACE
+from suite.operator_calls import MAKERS, Call, Maker
 
 OVERLOADS = [
     (name, implementation)
@@ -48,6 +48,18 @@ def test_all_overloads_share_one_schema(name):
     call = small_call(name)
     assert tuple(written) == call.outputs
     assert [a.name for a in schemas[0].arguments] == list(call.arguments)
+
+
+def test_arguments_have_the_schema_s_names_in_its_order():
+    for name, arguments in ops.ARGUMENTS.items():
+        implementation = "torch" if name in ops.OPERATORS else "triton"
+        schema = ops.implementation_of(name, implementation)._schema
+        assert arguments._fields == tuple(a.name for a in schema.arguments)
+
+
+@pytest.mark.skipif(native.library is None, reason=str(native.why_no_cpp))
+def test_constants_that_c_plus_plus_shares_are_the_same_there():
+    assert native.library.HALTING_WORKSPACE_HEADER == HALTING_WORKSPACE_HEADER
 
 
 @pytest.mark.parametrize("name", ops.OPERATORS)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from support.huge_scores import check_huge_scores, with_huge_scores
 from support.operator_parity import apply, check, copied, same_bits
-from support.operators import MAKERS, PLAIN, RAGGED, Call, Maker
+from support.operators import PLAIN
 
 from albert_act_fast import ops
 from albert_act_fast.ops import torch_ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS
+from suite.operator_calls import MAKERS, RAGGED, Call, Maker
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (1, 5, 48, 65, 768)
@@ -118,7 +119,7 @@ def test_huge_scores(name, implementation, device, dtype, distances, equal, widt
 
 @every_dtype
 @pytest.mark.parametrize("distances", ["absolute", "relative_key", "relative_key_query"])
-@pytest.mark.parametrize("path", ["_attend_one_sequence", "_attend_padded"])
+@pytest.mark.parametrize("path", ["attend_one_sequence", "attend_padded"])
 def test_both_ways_the_torch_implementation_attends(path, distances, dtype):
     """On a CPU the operator goes sequence by sequence, on a GPU with all of them padded."""
     for seed, lengths in enumerate(RAGGED.values()):
@@ -129,16 +130,12 @@ def test_both_ways_the_torch_implementation_attends(path, distances, dtype):
         spans = [list(zip(a[k].tolist(), a[k].tolist()[1:], strict=False))
                  for k in ("query_offsets", "key_offsets")]  # fmt: skip
         running = [b for b, (start, stop) in enumerate(spans[0]) if stop > start]
-        groups = [running] if path == "_attend_padded" else [[b] for b in running]
+        groups = [running] if path == "attend_padded" else [[b] for b in running]
         for group in groups:
             getattr(torch_ops, path)(
-                a["queries"],
-                a["key_store"],
-                a["value_store"],
+                ops.ARGUMENTS["ragged_attention"](**a),
                 [spans[0][b] for b in group],
                 [spans[1][b] for b in group],
-                *(a[k] for k in ("token_index", "positions", "heads")),
-                *(a[k] for k in ("distance_embedding", "key_distances", "out")),
             )
         check(call, ran)
 

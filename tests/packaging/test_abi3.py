@@ -51,7 +51,7 @@ def computed(check) -> tuple[list[int], torch.Tensor]:
                            activation="gelu", attention_eps=1e-12, output_eps=1e-12)  # fmt: skip
     hidden = torch.tensor(check.numbers(check.TOKENS * check.WIDTH, 3)).view(check.TOKENS, -1)
     out = torch.empty_like(hidden)
-    rows = NativeEngine(weights, int8=False, library=False).run(
+    rows = NativeEngine(weights, int8=False, onednn=False).run(
         hidden=hidden,
         offsets=torch.tensor([0, check.TOKENS]),
         positions=torch.arange(check.TOKENS),

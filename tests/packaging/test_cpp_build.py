@@ -54,6 +54,13 @@ def test_it_says_what_is_built():
             marks=needs_compiler,
         ),
         pytest.param(
+            "free-threaded Python has no limited API",
+            "import sysconfig\nown = sysconfig.get_config_var\n"
+            "sysconfig.get_config_var = lambda name: name == 'Py_GIL_DISABLED' or own(name)",
+            {},
+            marks=needs_compiler,
+        ),
+        pytest.param(
             "pybind11 is not installed: pip install 'pybind11>=2.13'",
             "sys.modules['pybind11'] = None",
             {},

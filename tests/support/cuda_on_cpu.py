@@ -11,11 +11,14 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+
+from albert_act_fast.flags import is_set
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "csrc" / "cuda" / "kernels.cu"
@@ -24,7 +27,7 @@ COMPILER = os.environ.get("CXX", "g++").split()
 
 
 def asked_for() -> bool:
-    return os.environ.get("ALBERT_ACT_FAST_CUDA_ON_CPU", "0") not in ("", "0")
+    return is_set("ALBERT_ACT_FAST_CUDA_ON_CPU")
 
 
 def why_not() -> str | None:
@@ -53,6 +56,11 @@ def compile_kernels(output: Path, *options: str, source: Path = KERNELS) -> None
         "-O1", "-g", "-fno-strict-aliasing", "-Wno-unknown-pragmas", *options,
         "-include", SIMT / "simt.h", "-x", "c++", "-c", source, "-o", output,
     )  # fmt: skip
+
+
+def _torch_target_version() -> str:
+    """The one that the package is built for."""
+    return re.search(r'^TORCH_TARGET_VERSION = "(\w+)"$', (ROOT / "setup.py").read_text(), re.M)[1]
 
 
 @cache
@@ -85,7 +93,7 @@ def _build(torch_root: Path, torch_version: str) -> Path:
         compile_kernels(folder / "kernels.o")
         compile_cpp(
             "-O1", "-c", ROOT / "csrc" / "binding" / "cuda_ops.cpp", "-o", folder / "cuda_ops.o",
-            "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DAAF_CUDA_DISPATCH_KEY=CPU",
+            f"-DTORCH_TARGET_VERSION={_torch_target_version()}", "-DAAF_CUDA_DISPATCH_KEY=CPU",
             f"-I{torch_root / 'include'}",
         )  # fmt: skip
         compile_cpp(

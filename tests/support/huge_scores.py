@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from support.operators import PLAIN, Call
+from suite.operator_calls import Call
+from support.operators import PLAIN
 
 # That queries and keys are multiplied by; in float16 they have to stay finite.
 _FACTORS = {torch.float16: 1e3, torch.float64: 1e12}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from albert_act_fast import ops
-from support.operators import INTEGER_POISON, PLAIN, Call
+from suite.operator_calls import INTEGER_POISON, Call
+from support.operators import PLAIN
 
 
 def apply(call: Call, implementation: str, device: str = "cpu") -> Call:

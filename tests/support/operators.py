@@ -1,303 +1,31 @@
-"""Random calls of every operator, and what each computes in plain PyTorch.
+"""What every operator computes, in plain PyTorch: the oracle of all implementations.
 
-The plain functions work row by row or sequence by sequence in whatever dtype they are given: in
-float64 they are the truth, in the call's own dtype the yardstick of its error.
+The functions work row by row or sequence by sequence in whatever dtype they are given: in float64
+they are the truth, in the call's own dtype the yardstick of its error. Random calls of them:
+benchmarks/suite/operator_calls.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from albert_act_fast import ops
+from suite.operator_calls import (
+    MAKERS,
+    candidate_and_probability,
+    layer_norm,
+)
 
-INTEGER_POISON = -7_777_777
 # Written rows of an output and their values.
 Written = dict[str, tuple[Tensor, Tensor]]
-
-
-@dataclass
-class Call:
-    """Arguments in the schema's order; `outputs` names the tensors the operator writes."""
-
-    operator: str
-    arguments: dict
-    outputs: tuple[str, ...]
-
-    def to(self, target: torch.device | str) -> Call:
-        moved = {k: v.to(target) if isinstance(v, Tensor) else v for k, v in self.arguments.items()}
-        return Call(self.operator, moved, self.outputs)
-
-    def in_float64(self) -> dict:
-        return {
-            k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
-            for k, v in self.arguments.items()
-        }
-
-
-def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.full(shape, float("nan") if dtype.is_floating_point else INTEGER_POISON).to(dtype)
-
-
-class Maker:
-    """Random tensors of one dtype; `rows` gives a view into a wider tensor full of NaN."""
-
-    def __init__(self, seed: int, dtype: torch.dtype, wide: bool):
-        self.generator = torch.Generator().manual_seed(seed)
-        self.dtype, self.wide = dtype, wide
-
-    def normal(self, *shape: int, scale: float = 1.0, mean: float = 0.0) -> Tensor:
-        return (torch.randn(shape, generator=self.generator) * scale + mean).to(self.dtype)
-
-    def integers(self, high: int, count: int) -> Tensor:
-        return torch.randint(high, (count,), generator=self.generator)
-
-    def uniform(self, count: int) -> Tensor:
-        return torch.rand(count, generator=self.generator)
-
-    def rows(self, live: int, width: int, beyond: int = 0, scale: float = 1.0) -> Tensor:
-        left, right = (3, 2) if self.wide else (0, 0)
-        table = poisoned(live + beyond, left + width + right, dtype=self.dtype)
-        view = table[:, left : left + width]
-        view[:live] = self.normal(live, width, scale=scale)
-        return view
-
-    def subset(self, count: int, share: float) -> Tensor:
-        """Ascending."""
-        return (self.uniform(count) < share).nonzero().squeeze(1)
-
-
-def offsets_of(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0)
-
-
-# Tokens of each sequence; 0 is a sequence that is all padding.
-RAGGED = {
-    "one token": [1],
-    "one sequence": [17],
-    "ragged": [5, 0, 1, 13, 33, 2],
-    "equal": [8, 8, 8],
-}
-
-
-def running_tokens(make: Maker, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """Token index and offsets of running rows; every third sequence has none left."""
-    starts, chosen = offsets_of(lengths), []
-    for b, length in enumerate(lengths):
-        some = make.subset(length, 0.6) if b % 3 != 2 else torch.empty(0, dtype=torch.int64)
-        if b == 0 and not some.numel():
-            some = torch.tensor([0])
-        chosen.append(some + starts[b])
-    return torch.cat(chosen), offsets_of([c.numel() for c in chosen])
-
-
-def beyond_live(index: Tensor, beyond: int) -> Tensor:
-    return torch.cat([index, torch.full((beyond,), 2**40)])
-
-
-def counted(rows: int, beyond: int) -> Tensor | None:
-    """`row_count` where there are rows beyond the live ones, else none."""
-    return torch.tensor([rows]) if beyond else None
-
-
-def embed_tokens(
-    make: Maker, width: int, lengths: list[int], position: bool = True, beyond: int = 4
-) -> Call:
-    tokens = sum(lengths)
-    return Call(
-        "embed_tokens",
-        {
-            "token_ids": beyond_live(make.integers(29, tokens), beyond),
-            "token_type_ids": beyond_live(make.integers(2, tokens), beyond),
-            "position_ids": beyond_live(make.integers(40, tokens), beyond),
-            "word": make.rows(29, width),
-            "token_type": make.rows(2, width),
-            "position": make.rows(40, width) if position else None,
-            "ln_weight": make.normal(width, mean=1.0, scale=0.2),
-            "ln_bias": make.normal(width),
-            "eps": 1e-12,
-            "row_count": counted(tokens, beyond),
-            "out": poisoned(tokens + beyond, width, dtype=make.dtype),
-        },
-        ("out",),
-    )
-
-
-def write_kv(make: Maker, width: int, lengths: list[int], beyond: int = 4) -> Call:
-    tokens = sum(lengths)
-    index = make.subset(tokens, 0.5)
-    index = index[torch.randperm(index.numel(), generator=make.generator)]
-    return Call(
-        "write_kv",
-        {
-            "keys": make.rows(index.numel(), width, beyond),
-            "values": make.rows(index.numel(), width, beyond),
-            "token_index": beyond_live(index, beyond),
-            "row_count": counted(index.numel(), beyond),
-            "key_store": poisoned(tokens, width, dtype=make.dtype),
-            "value_store": poisoned(tokens, width, dtype=make.dtype),
-        },
-        ("key_store", "value_store"),
-    )
-
-
-def ragged_attention(
-    make: Maker,
-    width: int,
-    lengths: list[int],
-    heads: int = 1,
-    distances: str = "absolute",
-    beyond: int = 4,
-) -> Call:
-    tokens = sum(lengths)
-    token_index, query_offsets = running_tokens(make, lengths)
-    # Places in the sequence, ascending with holes.
-    positions = [make.integers(2, n).add(1).cumsum(0) - 1 for n in lengths]
-    longest = 2 * max(lengths)
-    size = width // heads
-    distance_embedding = None
-    if distances != "absolute":
-        distance_embedding = make.rows(2 * longest - 1, size, scale=size**-0.5)
-    call = {
-        "queries": make.rows(token_index.numel(), width, beyond, scale=1.5),
-        "key_store": make.rows(tokens, width, scale=1.5),
-        "value_store": make.rows(tokens, width),
-        "query_offsets": query_offsets,
-        "key_offsets": offsets_of(lengths),
-        "token_index": beyond_live(token_index, beyond),
-        "positions": torch.cat(positions),
-        "heads": heads,
-        "distance_embedding": distance_embedding,
-        "key_distances": distances == "relative_key_query",
-        "out": poisoned(token_index.numel() + beyond, width, dtype=make.dtype),
-    }
-    # Nobody asks for the keys of a sequence that has no running row.
-    for b, length in enumerate(lengths):
-        if query_offsets[b] == query_offsets[b + 1]:
-            start = int(call["key_offsets"][b])
-            call["key_store"][start : start + length] = float("nan")
-            call["value_store"][start : start + length] = float("nan")
-    return Call("ragged_attention", call, ("out",))
-
-
-def add_layer_norm(make: Maker, width: int, lengths: list[int], beyond: int = 4) -> Call:
-    rows = sum(lengths)
-    return Call(
-        "add_layer_norm",
-        {
-            "x": make.rows(rows, width, beyond),
-            "residual": make.rows(rows, width, beyond),
-            "weight": make.normal(width, mean=1.0, scale=0.2),
-            "bias": make.normal(width),
-            "eps": 1e-12,
-            "row_count": counted(rows, beyond),
-            "out": poisoned(rows + beyond, width, dtype=make.dtype),
-        },
-        ("out",),
-    )
-
-
-def halting_step(
-    make: Maker,
-    width: int,
-    lengths: list[int],
-    threshold: float = 0.99,
-    last: bool = False,
-    beyond: int = 4,
-    summed: bool = False,
-) -> Call:
-    """No row is near the threshold, so that no rounding decides which rows halt."""
-    tokens = sum(lengths)
-    token_index, query_offsets = running_tokens(make, lengths)
-    rows, state = token_index.numel(), torch.float32
-    call = {
-        "ffn_output": make.rows(rows, width, beyond),
-        "ffn_input": None if summed else make.rows(rows, width, beyond),
-        "hidden": make.rows(rows, width, beyond),
-        "ln_weight": make.normal(width, mean=1.0, scale=0.2),
-        "ln_bias": make.normal(width, scale=0.2),
-        "eps": 1e-12,
-        "halting_weight": make.normal(1, width, scale=0.7 * width**-0.5),
-        "halting_bias": make.normal(1, mean=-1.0, scale=0.1),
-        "threshold": threshold,
-        "iteration": 3,
-        "last": last,
-        "accumulated_probability": poisoned(rows + beyond, dtype=state),
-        "token_index": beyond_live(token_index, beyond),
-        "query_offsets": query_offsets,
-        "next_hidden": poisoned(rows + beyond, width, dtype=make.dtype),
-        "next_accumulated_probability": poisoned(rows + beyond, dtype=state),
-        "next_token_index": poisoned(rows + beyond, dtype=torch.int64),
-        "next_query_offsets": poisoned(len(lengths) + 1, dtype=torch.int64),
-        "workspace": torch.zeros(ops.halting_workspace(rows + beyond), dtype=torch.int64),
-        "out": poisoned(tokens, width, dtype=make.dtype),
-        "n_updates": poisoned(tokens, dtype=state),
-        "remainders": poisoned(tokens, dtype=state),
-    }
-    outputs = [k for k in call if k.startswith("next_")]
-    outputs += ["workspace", "out", "n_updates", "remainders"]
-    result = Call("halting_step", call, tuple(outputs))
-    _, p = candidate_and_probability(result.in_float64(), rows)
-    below = (threshold - 0.05 - p).clamp(min=0) * make.uniform(rows)
-    above = torch.lerp(
-        threshold + 0.05 - p, torch.tensor(0.98).double(), make.uniform(rows).double()
-    )
-    can_halt = threshold + 0.05 - p < 0.98
-    can_go_on = p < threshold - 0.05
-    halts = can_halt & ((make.uniform(rows) < 0.5) | ~can_go_on)
-    assert bool((halts | can_go_on).all())
-    call["accumulated_probability"][:rows] = torch.where(halts, above, below).float()
-    return result
-
-
-def candidate_and_probability(a: dict, rows: int) -> tuple[Tensor, Tensor]:
-    live = slice(0, rows)
-    summed = a["ffn_output"][live]
-    if a["ffn_input"] is not None:
-        summed = summed + a["ffn_input"][live]
-    g = layer_norm(summed, a["ln_weight"], a["ln_bias"], a["eps"])
-    wide = torch.promote_types(g.dtype, torch.float32)
-    logit = g.to(wide) @ a["halting_weight"].to(wide)[0] + a["halting_bias"].to(wide)
-    return g, logit.sigmoid()
-
-
-def scatter_rows(make: Maker, width: int, lengths: list[int], beyond: int = 4) -> Call:
-    tokens = sum(lengths)
-    index = make.subset(tokens, 0.5)
-    index = index[torch.randperm(index.numel(), generator=make.generator)]
-    return Call(
-        "scatter_rows",
-        {
-            "rows": make.rows(index.numel(), width, beyond),
-            "row_index": beyond_live(index, beyond),
-            "row_count": counted(index.numel(), beyond),
-            "out": poisoned(tokens, width, dtype=make.dtype),
-        },
-        ("out",),
-    )
-
-
-MAKERS: dict[str, Callable[..., Call]] = {
-    "embed_tokens": embed_tokens,
-    "write_kv": write_kv,
-    "ragged_attention": ragged_attention,
-    "add_layer_norm": add_layer_norm,
-    "halting_step": halting_step,
-    "scatter_rows": scatter_rows,
-}
 
 
 def live_rows(a: dict, name: str) -> slice:
     """The live ones of the rows of argument `name`."""
     return slice(a[name].size(0) if a["row_count"] is None else int(a["row_count"]))
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def plain_embed_tokens(a: dict) -> Written:

@@ -20,7 +20,7 @@ from unittest import mock
 
 import torch
 
-from albert_act_fast.ops import triton_ops
+from albert_act_fast.ops import contracts, triton_ops
 from support.gpu_resources import Resources, read_cubin, write_table
 
 TABLE = Path(__file__).parents[2] / "docs" / "triton_resources.csv"
@@ -43,6 +43,7 @@ _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 class _Recorder:
     def __init__(self, kernel, launches: list[Launch], case: str):
         self.kernel, self.launches, self.case = kernel, launches, case
+        self.arg_names = kernel.arg_names
 
     def __getitem__(self, grid):
         def record(*positional, **named):
@@ -88,32 +89,39 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     def x(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
 
+    def call(name, *values):
+        getattr(triton_ops, name)(contracts.ARGUMENTS[name](*values))
+
     index, state, count = x(rows, dtype=torch.int64), x(rows, dtype=torch.float32), x(1).long()
     offsets, norm = x(65, dtype=torch.int64), (x(hidden), x(hidden), 1e-12)
     distances = x(1023, hidden // heads) if extra else None
     row, store = x(rows, hidden), (x(rows, hidden), x(rows, hidden))
-    triton_ops.ragged_attention(
-        row, *store, offsets, offsets, index, index, heads, distances, bool(extra), x(rows, hidden)
-    )
+    call(
+        "ragged_attention",
+        row, *store, offsets, offsets, index, index, heads, distances, bool(extra), x(rows, hidden),
+    )  # fmt: skip
     if extra:
         return
-    triton_ops.embed_tokens(
+    call(
+        "embed_tokens",
         index, index, index, x(30000, embedding), x(2, embedding), x(512, embedding), x(embedding),
         x(embedding), 1e-12, count, x(rows, embedding),
     )  # fmt: skip
-    triton_ops.write_kv(row, row, index, count, *store)
-    triton_ops.add_layer_norm(row, row, *norm, count, x(rows, hidden))
+    call("write_kv", row, row, index, count, *store)
+    call("add_layer_norm", row, row, *norm, count, x(rows, hidden))
+    workspace = x(contracts.halting_workspace(rows), dtype=torch.int64)
     for ffn_input in (None, row):
-        triton_ops.halting_step(
+        call(
+            "halting_step",
             row, ffn_input, row, *norm, x(1, hidden), x(1), 0.99, 2, False, state, index, offsets,
-            row, state, index, offsets, x(rows + 8, dtype=torch.int64), row, state, state,
+            row, state, index, offsets, workspace, row, state, state,
         )  # fmt: skip
-    triton_ops.scatter_rows(row, index, count, row)
+    call("scatter_rows", row, index, count, row)
     weight = x(hidden, hidden)
-    triton_ops.project_qkv(row, [weight] * 3, [x(hidden)] * 3, index, count, count, row, *store)
-    triton_ops.linear(row, weight, x(hidden), None, count, "none", x(rows, hidden))
-    triton_ops.linear(row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
-    triton_ops.linear(x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
+    call("project_qkv", row, [weight] * 3, [x(hidden)] * 3, index, count, count, row, *store)
+    call("linear", row, weight, x(hidden), None, count, "none", x(rows, hidden))
+    call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
+    call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
 
 
 def _signature(launch: Launch) -> tuple[dict, dict, dict]:

@@ -10,12 +10,12 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton.language as tl
 from support import triton_interpreter
 from support.operator_parity import apply, check
-from support.operators import MAKERS, Maker, poisoned
 from torch.nn import functional as F
 
 from albert_act_fast import ops
 from albert_act_fast.kernels import halting_step, launch_tables
 from albert_act_fast.ops.contracts import implementation_of
+from suite.operator_calls import MAKERS, Maker, poisoned
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

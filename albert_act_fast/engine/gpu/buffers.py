@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from albert_act_fast import ops
+from albert_act_fast.engine.halting import RunningRows
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
 
@@ -84,6 +85,15 @@ class Buffers:
             offsets.copy_(self.key_offsets)
         self.accumulated_probability[0].zero_()
         torch.arange(self.rows, out=self.token_index[0])
+
+    def running(self, which: int, rows: int) -> RunningRows:
+        """The first `rows` rows that iterations of that parity read, the others write."""
+        return RunningRows(
+            self.hidden[which][:rows],
+            self.accumulated_probability[which][:rows],
+            self.token_index[which][:rows],
+            self.query_offsets[which],
+        )
 
     def result(self, tokens: int) -> PackedResult:
         """Views of the first `tokens` rows."""

@@ -13,7 +13,6 @@ Not yet run on a GPU.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -28,6 +27,7 @@ from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
 from albert_act_fast.engine.packing import PackedResult
+from albert_act_fast.flags import is_set
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def capacity_of(rows: int, sequences: int) -> Capacity:
 
 def why_not(device: torch.device) -> str | None:
     """None where graphs can be captured on the device, else the reason."""
-    if os.environ.get(SWITCH, "1") in ("", "0"):
+    if not is_set(SWITCH, default="1"):
         return f"{SWITCH}=0"
     if device.type != "cuda":
         return f"there are no CUDA graphs on {device.type}"

@@ -20,7 +20,12 @@ from torch import Tensor
 from albert_act_fast import ops
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
-from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, Pair
+from albert_act_fast.engine.halting import (
+    Finished,
+    HaltingWeights,
+    halting_step_arguments,
+)
+from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, WeightAndBias
 
 LAUNCHES_PER_ITERATION = 8
 
@@ -58,32 +63,30 @@ def launch_iteration(
     source, target = (iteration - 1) % 2, iteration % 2
     rows = counts.bound(iteration)
     # Rows that moved in the iteration before: those that were running then.
-    moved = counts.bound(max(1, iteration - 1))
-    hidden, token_index = buffers.hidden[source], buffers.token_index[source]
-    query_offsets, next_offsets = buffers.query_offsets[source], buffers.query_offsets[target]
-    running_count, moved_count = query_offsets[-1:], next_offsets[-1:]
-    library = library and library_is_better(rows, counts.age(iteration), hidden)
+    moved = buffers.running(source, counts.bound(max(1, iteration - 1)))
+    now, following = buffers.running(source, rows), buffers.running(target, rows)
+    running_count, moved_count = now.query_offsets[-1:], following.query_offsets[-1:]
+    library = library and library_is_better(rows, counts.age(iteration), now.hidden)
 
     _op("project_qkv")(
-        hidden[:moved],
+        moved.hidden,
         [layer.query[0], layer.key[0], layer.value[0]],
         [layer.query[1], layer.key[1], layer.value[1]],
-        token_index[:moved],
+        moved.token_index,
         running_count,
         moved_count,
-        buffers.queries[:moved],
+        buffers.queries[: moved.hidden.size(0)],
         buffers.key_store,
         buffers.value_store,
     )
-    hidden, token_index = hidden[:rows], token_index[:rows]
     attended = buffers.attended[:rows]
     _op("ragged_attention")(
         buffers.queries[:rows],
         buffers.key_store,
         buffers.value_store,
-        query_offsets,
+        now.query_offsets,
         buffers.key_offsets,
-        token_index,
+        now.token_index,
         buffers.positions,
         layer.heads,
         layer.distance_embedding,
@@ -93,7 +96,7 @@ def launch_iteration(
     projected, ffn_input = buffers.projected[:rows], buffers.ffn_input[:rows]
     _linear(attended, layer.dense, None, running_count, "none", projected, library)
     _op("add_layer_norm")(
-        projected, hidden, *layer.attention_norm, layer.attention_eps, running_count, ffn_input
+        projected, now.hidden, *layer.attention_norm, layer.attention_eps, running_count, ffn_input
     )
     inner, ffn_output = buffers.ffn_inner[:rows], buffers.ffn_output[:rows]
     _linear(ffn_input, layer.ffn, None, running_count, layer.activation, inner, False)
@@ -101,26 +104,17 @@ def launch_iteration(
     residual = None if library else ffn_input
     _linear(inner, layer.ffn_output, residual, running_count, "none", ffn_output, library)
     _op("halting_step")(
-        ffn_output,
-        ffn_input if residual is None else None,
-        hidden,
-        *layer.output_norm,
-        layer.output_eps,
-        *layer.halting,
-        limits.threshold,
-        iteration,
-        iteration == limits.max_iterations,
-        buffers.accumulated_probability[source][:rows],
-        token_index,
-        query_offsets,
-        buffers.hidden[target][:rows],
-        buffers.accumulated_probability[target][:rows],
-        buffers.token_index[target][:rows],
-        next_offsets,
-        buffers.workspace[: ops.halting_workspace(rows)],
-        buffers.out,
-        buffers.n_updates,
-        buffers.remainders,
+        *halting_step_arguments(
+            now,
+            following,
+            Finished(buffers.out, buffers.n_updates, buffers.remainders),
+            HaltingWeights(*layer.output_norm, layer.output_eps, *layer.halting),
+            limits,
+            iteration,
+            buffers.workspace,
+            ffn_output,
+            ffn_input if residual is None else None,
+        )
     )
 
 
@@ -139,14 +133,14 @@ def library_is_better(rows: int, age: int, hidden: Tensor) -> bool:
 
 def _linear(
     x: Tensor,
-    pair: Pair,
+    parameters: WeightAndBias,
     residual: Tensor | None,
     row_count: Tensor,
     activation: str,
     out: Tensor,
     library: bool,
 ) -> None:
-    weight, bias = pair
+    weight, bias = parameters
     if library:
         # Rows past the live ones hold anything, and get anything: nobody reads them.
         torch.addmm(bias, x, weight.t(), out=out)

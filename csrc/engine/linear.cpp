@@ -8,13 +8,13 @@
 #include <limits>
 #include <string>
 
-#include "check.h"
+#include "../common/check.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
-namespace albert_act_fast::binding {
+namespace albert_act_fast::engine {
 namespace {
 
 #if defined(__x86_64__)
@@ -73,7 +73,7 @@ Tensor reorder(const Tensor& weight, int64_t rows) {
 
 }  // namespace
 
-int64_t own_rows(ScalarType dtype) {
+int64_t kernel_rows(ScalarType dtype) {
     const std::string set = cpu::instruction_set();
     constexpr int64_t all = std::numeric_limits<int64_t>::max();
     static const bool amd = is_amd(), amx = has_amx_bf16();
@@ -85,7 +85,7 @@ int64_t own_rows(ScalarType dtype) {
     return amx ? 8 : amd ? all : 48;
 }
 
-int64_t rounded_up(int64_t rows, ScalarType dtype) {
+int64_t onednn_rows(int64_t rows, ScalarType dtype) {
     int64_t step;
     if (dtype == ScalarType::Float)
         // Time grows row by row, so the steps are small.
@@ -97,12 +97,12 @@ int64_t rounded_up(int64_t rows, ScalarType dtype) {
 }
 
 template <class T>
-Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool library)
-    : inputs_(layers[0].inputs), weights_(weights), library_(library) {
+Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool onednn)
+    : inputs_(layers[0].inputs), weights_(weights), onednn_(onednn) {
     AAF_CHECK(weights != Weights::int8 || inputs_ <= kMaxInt8Inputs, "int8: a product has ",
               inputs_, " inputs, expected at most ", kMaxInt8Inputs, ", whose sum fits int32.");
-    AAF_CHECK(weights == Weights::int8 || library || inputs_ % kWordInputs == 0,
-              "library: got false for bfloat16 products of ", inputs_,
+    AAF_CHECK(weights == Weights::int8 || onednn || inputs_ % kWordInputs == 0,
+              "onednn: got false for bfloat16 products of ", inputs_,
               " inputs, expected an even number of them without oneDNN, because rows are read two "
               "numbers at a time.");
     for (const auto& layer : layers) outputs_ += layer.outputs;
@@ -157,17 +157,26 @@ void Linear<T>::pack_int8(const std::vector<Parameters<T>>& layers) {
 }
 
 template <class T>
-bool Linear<T>::is_own(int64_t rows) const {
-    if (weights_ == Weights::int8 || !library_) return true;
+bool Linear<T>::is_by_kernels(int64_t rows) const {
+    if (weights_ == Weights::int8 || !onednn_) return true;
     // Rows are read in whole words.
     if (inputs_ % kWordInputs != 0) return false;
-    return rows <= own_rows(kScalarType<T>);
+    return rows <= kernel_rows(kScalarType<T>);
 }
 
 template <class T>
-void Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                    const cpu::Matrix<T>& out, QuantizedRows& quantized) const {
+void Linear<T>::by_kernels(const Matrix<T>& x, int64_t rows, Activation activation,
+                           const Matrix<T>& out, QuantizedRows& quantized) const {
     const int64_t items = cpu::panels_of(outputs_) * cpu::row_chunks(rows);
+    const auto describe = [&](auto& product) {
+        product.rows = rows;
+        product.depth = depth_;
+        product.panels = static_cast<decltype(product.panels)>(panels_.data());
+        product.bias = bias_data_;
+        product.activation = activation;
+        product.out = out;
+        product.columns = outputs_;
+    };
     if (weights_ == Weights::int8) {
         const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
         const cpu::Quantize<T> quantize{{x.data, x.stride},
@@ -177,36 +186,21 @@ void Linear<T>::own(const cpu::Matrix<T>& x, int64_t rows, Activation activation
         torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
             cpu::kernels<T>().quantize(quantize, begin, end);
         });
-        const cpu::Product<T, cpu::Int8Quad> args{
-            {reinterpret_cast<const cpu::Int8Quad*>(quantize.out.data), stride / 4},
-            rows,
-            depth_,
-            static_cast<const cpu::Int8Quad*>(panels_.data()),
-            bias_data_,
-            quantize.scale,
-            static_cast<const float*>(column_scale_.data()),
-            static_cast<const int32_t*>(column_sum_.data()),
-            activation,
-            out,
-            outputs_};
+        cpu::Product<T, cpu::Int8Quad> product;
+        describe(product);
+        product.x = {reinterpret_cast<const cpu::Int8Quad*>(quantize.out.data), stride / 4};
+        product.row_scale = quantize.scale;
+        product.column_scale = static_cast<const float*>(column_scale_.data());
+        product.column_sum = static_cast<const int32_t*>(column_sum_.data());
         torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-            cpu::kernels<T>().int8_product(args, begin, end);
+            cpu::kernels<T>().int8_product(product, begin, end);
         });
     } else {
-        constexpr int64_t step = kWordInputs;
-        const cpu::Product<T, Word> args{{reinterpret_cast<const Word*>(x.data), x.stride / step},
-                                         rows,
-                                         depth_,
-                                         static_cast<const Word*>(panels_.data()),
-                                         bias_data_,
-                                         nullptr,
-                                         nullptr,
-                                         nullptr,
-                                         activation,
-                                         out,
-                                         outputs_};
+        cpu::Product<T, Word> product;
+        describe(product);
+        product.x = {reinterpret_cast<const Word*>(x.data), x.stride / kWordInputs};
         torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-            cpu::kernels<T>().product(args, begin, end);
+            cpu::kernels<T>().product(product, begin, end);
         });
     }
 }
@@ -223,24 +217,25 @@ void Linear<T>::unpack(T* dense) const {
 }
 
 template <class T>
-const typename Linear<T>::Packed& Linear<T>::packed() const {
+const typename Linear<T>::OneDnnWeights& Linear<T>::onednn_weights() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!packed_.has_value()) {
+    if (!onednn_weights_.has_value()) {
         Buffer dense, bias;
         unpack(dense.of<T>(outputs_ * inputs_));
         T* bias_data = bias.of<T>(outputs_);
         for (int64_t n = 0; n < outputs_; ++n) store(bias_data_[n], bias_data + n);
         const Tensor weight = reorder(view(dense.of<T>(0), {outputs_, inputs_}, {inputs_, 1}), 64);
-        packed_.emplace(Packed{std::move(bias), weight, view(bias_data, {outputs_}, {1})});
+        onednn_weights_.emplace(
+            OneDnnWeights{std::move(bias), weight, view(bias_data, {outputs_}, {1})});
     }
-    return *packed_;
+    return *onednn_weights_;
 }
 
 template <class T>
-cpu::Matrix<T> Linear<T>::library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                                  std::optional<Tensor>& holder) const {
-    const Packed& weights = packed();
-    const Tensor input = view(x.data, {rounded_up(rows, kScalarType<T>), inputs_}, {x.stride, 1});
+Matrix<T> Linear<T>::by_onednn(const Matrix<T>& x, int64_t rows, Activation activation,
+                               std::optional<Tensor>& holder) const {
+    const OneDnnWeights& weights = onednn_weights();
+    const Tensor input = view(x.data, {onednn_rows(rows, kScalarType<T>), inputs_}, {x.stride, 1});
     holder = linear_pointwise(input, weights.weight, weights.bias, activation);
     return {static_cast<T*>(holder->data_ptr()), holder->size(1)};
 }
@@ -248,11 +243,11 @@ cpu::Matrix<T> Linear<T>::library(const cpu::Matrix<T>& x, int64_t rows, Activat
 template <class T>
 size_t Linear<T>::bytes() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const size_t copy = packed_.has_value() ? size_t(outputs_ * inputs_) * sizeof(T) : 0;
+    const size_t copy = onednn_weights_.has_value() ? size_t(outputs_ * inputs_) * sizeof(T) : 0;
     return panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes() + copy;
 }
 
 template class Linear<float>;
 template class Linear<BFloat16>;
 
-}  // namespace albert_act_fast::binding
+}  // namespace albert_act_fast::engine

@@ -10,7 +10,7 @@
 #include "../cpu/kernels.h"
 #include "memory.h"
 
-namespace albert_act_fast::binding {
+namespace albert_act_fast::engine {
 
 // Rows a thread should have at least before another is worth waking.
 constexpr int64_t kGrain = 16;
@@ -20,14 +20,32 @@ void for_rows(int64_t rows, const F& f) {
     torch::stable::parallel_for(0, rows, kGrain, f);
 }
 
-// to[index[r]] = from[r]
+// The live ones of the rows that the arguments cover.
+template <class Args>
+int64_t live_rows(const Args& args) {
+    return args.row_count == nullptr ? args.rows : *args.row_count;
+}
+
 template <class T>
-void scatter(const cpu::Matrix<const T>& from, const int64_t* index, const cpu::Matrix<T>& to,
-             int64_t rows, int64_t width) {
-    for_rows(rows, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r)
-            memcpy(to.row(index[r]), from.row(r), size_t(width) * sizeof(T));
+void embed_tokens(const EmbedTokens<T>& args) {
+    for_rows(live_rows(args),
+             [&](int64_t begin, int64_t end) { cpu::kernels<T>().embed_tokens(args, begin, end); });
+}
+
+template <class T>
+void add_layer_norm(const AddLayerNorm<T>& args) {
+    for_rows(live_rows(args), [&](int64_t begin, int64_t end) {
+        cpu::kernels<T>().add_layer_norm(args, begin, end);
     });
+}
+
+inline void scatter_rows(const ScatterRows& args) {
+    for (int table = 0; table < args.tables; ++table)
+        for_rows(live_rows(args), [&](int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r)
+                memcpy(args.to[table].row(args.index[r]), args.from[table].row(r),
+                       size_t(args.row_bytes));
+        });
 }
 
 // The memory of a batch's keys and values.
@@ -61,7 +79,11 @@ cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offset
         first_slot[b] = shared * panel + panel - free;
         free -= slots;
     }
-    Store store{nullptr, key_offsets, first_slot, heads, head_size};
+    Store store;
+    store.key_offsets = key_offsets;
+    store.first_slot = first_slot;
+    store.heads = heads;
+    store.head_size = head_size;
     const int64_t elements = panels * heads * store.panel_elements();
     store.data = memory.panels.of<typename Store::Element>(elements);
     memset(static_cast<void*>(store.data), 0, size_t(elements) * sizeof(typename Store::Element));
@@ -75,37 +97,35 @@ void write_keys_values(const cpu::WriteKeysValues<T>& args) {
     });
 }
 
+// Against the keys and values that are in the store.
 template <class T>
-void attend(const cpu::RaggedAttention<T>& args, int64_t sequences) {
+void ragged_attention(const RaggedAttention<T>& args, const cpu::KeyValueStore<T>& store) {
     std::vector<int64_t> items;
-    for (int64_t b = 0; b < sequences; ++b)
-        for (int64_t head = 0; head < args.store.heads; ++head)
+    for (int64_t b = 0; b < args.sequences; ++b)
+        for (int64_t head = 0; head < args.heads; ++head)
             for (int64_t r = args.query_offsets[b]; r < args.query_offsets[b + 1];
                  r += cpu::kQueryBlock)
                 items.insert(items.end(), {b, r, head});
     torch::stable::parallel_for(0, int64_t(items.size() / 3), 1, [&](int64_t begin, int64_t end) {
-        cpu::kernels<T>().ragged_attention(args, items.data(), begin, end);
+        cpu::kernels<T>().ragged_attention(args, store, items.data(), begin, end);
     });
 }
 
-// Fills in what the workers of one call share.
+// Whatever the workspace holds, which is zeros afterwards.
 template <class T>
-void halt(cpu::HaltingStep<T> args) {
-    const int64_t live = args.query_offsets[args.sequences];
-    const int64_t blocks = (live + cpu::kHaltingBlock - 1) / cpu::kHaltingBlock;
-    std::vector<int64_t> running_up_to(size_t(blocks), -1);
-    int64_t ticket = 0, asking = 0;
-    args.ticket = &ticket;
-    args.running_up_to = running_up_to.data();
-    args.asking = &asking;
+void halting_step(const HaltingStep<T>& args) {
+    const int64_t blocks = cpu::halting_blocks(args.query_offsets[args.sequences]);
     if (blocks == 0) {
         std::fill_n(args.next_query_offsets, args.sequences + 1, 0);
         return;
     }
+    const auto clear = [&] { std::fill_n(args.workspace, kHaltingWorkspaceHeader + blocks, 0); };
+    clear();
     const int64_t workers = std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
     torch::stable::parallel_for(0, workers, 1,
                                 [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
-    if (asking == 0) cpu::kernels<T>().finish_rows(args);
+    if (args.workspace[cpu::kAsking] == 0) cpu::kernels<T>().finish_rows(args);
+    clear();
 }
 
-}  // namespace albert_act_fast::binding
+}  // namespace albert_act_fast::engine

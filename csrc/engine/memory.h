@@ -11,7 +11,7 @@
 #include <memory>
 #include <new>
 
-namespace albert_act_fast::binding {
+namespace albert_act_fast::engine {
 
 // Grows and never shrinks. New memory is zero, and what a caller left there stays: products of more
 // rows than are live then never meet what was not a number of anybody's.
@@ -54,4 +54,4 @@ class Buffer {
     size_t bytes_ = 0;
 };
 
-}  // namespace albert_act_fast::binding
+}  // namespace albert_act_fast::engine

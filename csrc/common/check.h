@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace albert_act_fast::binding {
+namespace albert_act_fast {
 
 // Python sees it as ValueError.
 template <class... Parts>
@@ -26,9 +26,9 @@ inline std::string text(const std::vector<int64_t>& shape) {
 }
 
 // The parts of the message are evaluated only where it is thrown.
-#define AAF_CHECK(holds, ...)                                          \
-    do {                                                               \
-        if (!(holds)) ::albert_act_fast::binding::refuse(__VA_ARGS__); \
+#define AAF_CHECK(holds, ...)                                 \
+    do {                                                      \
+        if (!(holds)) ::albert_act_fast::refuse(__VA_ARGS__); \
     } while (false)
 
-}  // namespace albert_act_fast::binding
+}  // namespace albert_act_fast

@@ -9,7 +9,7 @@
 
 #include "linear.h"
 
-namespace albert_act_fast::binding {
+namespace albert_act_fast::engine {
 
 // A dense CPU tensor of the caller's.
 struct View {
@@ -26,12 +26,6 @@ struct View {
         return count() * (dtype == ScalarType::Long ? 8 : dtype == ScalarType::BFloat16 ? 2 : 4);
     }
 };
-
-const char* text(ScalarType dtype);
-
-// Refuses a tensor of another dtype or shape.
-void expect(const std::string& name, const View& view, ScalarType dtype,
-            const std::vector<int64_t>& shape);
 
 // What the layer is made of; all views have the engine's dtype and are copied.
 struct Layer {
@@ -67,15 +61,18 @@ struct Seconds {
 class Engine {
   public:
     virtual ~Engine() = default;
-    // Returns how many rows each iteration computed. Refuses, by std::invalid_argument, whatever
-    // would make it read or write outside what it was given, or never end.
+    // Returns how many rows each iteration computed. What it is given is not looked at: binding's
+    // `check` refuses whatever would make it read or write outside of that, or never end.
     virtual std::vector<int64_t> run(const Run& run) = 0;
+    virtual ScalarType dtype() const = 0;
+    virtual int64_t width() const = 0;
+    virtual int64_t distances() const = 0;  // rows of the distance embedding, 0 without one
     virtual size_t packed_bytes() const = 0;
     virtual size_t workspace_bytes() const = 0;
     virtual Seconds seconds() const = 0;  // of the last run that had the engine's own workspace
 };
 
-// library: whether torch's oneDNN operators are there.
-std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool library);
+// onednn: whether torch's oneDNN operators are there.
+std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool onednn);
 
-}  // namespace albert_act_fast::binding
+}  // namespace albert_act_fast::engine

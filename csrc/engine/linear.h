@@ -9,11 +9,11 @@
 #include <optional>
 #include <vector>
 
+#include "../common/dtypes.h"
 #include "../cpu/kernels.h"
-#include "dtypes.h"
 #include "memory.h"
 
-namespace albert_act_fast::binding {
+namespace albert_act_fast::engine {
 
 // A linear layer's parameters, [outputs, inputs] and [outputs].
 template <class T>
@@ -29,13 +29,13 @@ enum class Weights { as_given, int8 };
 constexpr int64_t kMaxInt8Inputs = INT32_MAX / (255 * 127);
 
 // The most rows for which the kernels of csrc/cpu are as fast as oneDNN's (docs/cpu_engine.md).
-int64_t own_rows(ScalarType dtype);
+int64_t kernel_rows(ScalarType dtype);
 
 // The rows that oneDNN's product is run on for `rows` live ones. It compiles a kernel for every
 // number of rows it meets, which takes longer than running it; with the running rows changing in
 // every iteration of every batch, most products would wait for a compiler. So their number is
 // rounded up; what the rows in excess hold goes nowhere.
-int64_t rounded_up(int64_t rows, ScalarType dtype);
+int64_t onednn_rows(int64_t rows, ScalarType dtype);
 
 // What int8 products need beside: the rows as uint8, and their factors.
 struct QuantizedRows {
@@ -45,25 +45,25 @@ struct QuantizedRows {
 template <class T>
 class Linear {
   public:
-    // Several layers of one input become one product, their outputs side by side. Where `library`
-    // is false there is no oneDNN to fall back on.
-    Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool library);
+    // Several layers of one input become one product, their outputs side by side. Where `onednn` is
+    // false there is none to fall back on.
+    Linear(const std::vector<Parameters<T>>& layers, Weights weights, bool onednn);
 
-    // Whether the product of that many rows is one of csrc/cpu's.
-    bool is_own(int64_t rows) const;
+    // Whether the product of that many rows is computed by the kernels of csrc/cpu.
+    bool is_by_kernels(int64_t rows) const;
 
-    // out = activation(x W^T + bias) of all layers side by side. Own products alone.
-    void own(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-             const cpu::Matrix<T>& out, QuantizedRows& quantized) const;
+    // out = activation(x W^T + bias) of all layers side by side.
+    void by_kernels(const Matrix<T>& x, int64_t rows, Activation activation, const Matrix<T>& out,
+                    QuantizedRows& quantized) const;
 
-    // The same by oneDNN, in memory of its own that `holder` keeps; x must have rounded_up(rows)
+    // The same by oneDNN, in memory of its own that `holder` keeps; x must have onednn_rows(rows)
     // rows, of `inputs` numbers without gaps between them.
-    cpu::Matrix<T> library(const cpu::Matrix<T>& x, int64_t rows, Activation activation,
-                           std::optional<Tensor>& holder) const;
+    Matrix<T> by_onednn(const Matrix<T>& x, int64_t rows, Activation activation,
+                        std::optional<Tensor>& holder) const;
 
-    // Numbers from one row of `own`'s result to the next: not a multiple of a page, where rows
-    // would compete for the same places in the cache.
-    int64_t own_stride() const { return (outputs_ + 15) / 16 * 16 + 16; }
+    // Numbers from one row of `by_kernels`' result to the next: not a multiple of a page, where
+    // rows would compete for the same places in the cache.
+    int64_t kernel_stride() const { return (outputs_ + 15) / 16 * 16 + 16; }
 
     size_t bytes() const;
 
@@ -77,7 +77,7 @@ class Linear {
 
     int64_t inputs_, outputs_ = 0, depth_;  // depth in words
     Weights weights_;
-    bool library_;
+    bool onednn_;
     Buffer panels_, bias_, column_scale_, column_sum_;
     const float* bias_data_;
 
@@ -86,14 +86,14 @@ class Linear {
         return column / cpu::kPanel * depth_ * cpu::kPanel + column % cpu::kPanel;
     }
 
-    // oneDNN's packing is made when first needed: whoever runs few rows only never pays for it.
-    struct Packed {
+    // Made when first needed: whoever runs few rows only never pays for it.
+    struct OneDnnWeights {
         Buffer bias_memory;
         Tensor weight, bias;
     };
-    const Packed& packed() const;
+    const OneDnnWeights& onednn_weights() const;
     mutable std::mutex mutex_;
-    mutable std::optional<Packed> packed_;
+    mutable std::optional<OneDnnWeights> onednn_weights_;
 };
 
-}  // namespace albert_act_fast::binding
+}  // namespace albert_act_fast::engine

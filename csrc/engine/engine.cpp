@@ -1,0 +1,371 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "../common/check.h"
+#include "launch.h"
+
+namespace albert_act_fast::engine {
+namespace {
+
+template <class T>
+T* data_of(const View& view) {
+    AAF_CHECK(view.dtype == kScalarType<std::remove_const_t<T>>,
+              "engine: a tensor has another dtype than needed.");
+    return static_cast<T*>(view.data);
+}
+
+template <class T>
+Parameters<T> parameters(const View (&linear)[2]) {
+    return {data_of<T>(linear[0]), data_of<T>(linear[1]), linear[0].shape[0], linear[0].shape[1]};
+}
+
+// A copy of a small tensor.
+template <class T>
+std::vector<T> copy_of(const View& view) {
+    return {data_of<T>(view), data_of<T>(view) + view.count()};
+}
+
+// What moves from one iteration to the next.
+template <class T>
+struct Running {
+    Buffer hidden, accumulated_probability, token_index, query_offsets;
+};
+
+// Says where the time goes, and lets signals be looked at now and then: whoever does that needs the
+// interpreter for it, which other threads may have.
+class Stopwatch {
+  public:
+    explicit Stopwatch(const std::function<void()>& check_signals)
+        : check_signals_(check_signals) {}
+
+    void lap(double& into) {
+        const auto now = Clock::now();
+        into += std::chrono::duration<double>(now - last_).count();
+        last_ = now;
+        if (!check_signals_ || now - checked_ < std::chrono::milliseconds(50)) return;
+        check_signals_();
+        last_ = checked_ = Clock::now();
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    const std::function<void()>& check_signals_;
+    Clock::time_point last_ = Clock::now(), checked_ = last_;
+};
+
+// Rows that a wide product by kernels takes at a time before what it gives is used: that then stays
+// in cache, and takes little memory.
+constexpr int64_t kChunk = 2 * cpu::kRowChunk;
+
+// What a workspace may hold between runs, in bytes. Beyond it making it anew costs little beside a
+// run that needs so much: below 1 %.
+constexpr size_t kKept = size_t(256) << 20;
+
+template <class T>
+struct Workspace {
+    Running<T> running[2];
+    // attended: what attention gives, then the FFN's input. products: what they give, one after
+    // the other.
+    Buffer attended, products, halting;
+    StoreMemory store;
+    std::optional<Tensor> projected, queries, inner, output;  // of oneDNN's products
+    QuantizedRows quantized;
+    Seconds seconds;
+
+    size_t bytes() const {
+        size_t total = attended.bytes() + products.bytes() + halting.bytes() + store.bytes() +
+                       quantized.values.bytes() + quantized.scales.bytes();
+        for (const auto& one : running)
+            total += one.hidden.bytes() + one.accumulated_probability.bytes() +
+                     one.token_index.bytes() + one.query_offsets.bytes();
+        return total;
+    }
+
+    // At the end of a run. oneDNN makes its results anew each time.
+    void shrink() {
+        projected = queries = inner = output = std::nullopt;
+        if (bytes() <= kKept) return;
+        const Seconds kept = seconds;
+        *this = Workspace();
+        seconds = kept;
+    }
+};
+
+template <class T>
+class EngineOf : public Engine {
+  public:
+    EngineOf(const Layer& layer, Weights weights, bool onednn)
+        : width_(layer.query[0].shape[0]),
+          keys_values_({parameters<T>(layer.key), parameters<T>(layer.value)}, weights, onednn),
+          queries_({parameters<T>(layer.query)}, weights, onednn),
+          dense_({parameters<T>(layer.dense)}, weights, onednn),
+          ffn_({parameters<T>(layer.ffn)}, weights, onednn),
+          ffn_output_({parameters<T>(layer.ffn_output)}, weights, onednn),
+          heads_(layer.heads),
+          activation_(layer.activation),
+          key_distances_(layer.key_distances),
+          attention_eps_(layer.attention_eps),
+          output_eps_(layer.output_eps) {
+        for (int i = 0; i < 2; ++i) {
+            attention_norm_[i] = copy_of<T>(layer.attention_norm[i]);
+            output_norm_[i] = copy_of<T>(layer.output_norm[i]);
+            halting_[i] = copy_of<T>(layer.halting[i]);
+        }
+        if (layer.distance_embedding.has_value()) {
+            distance_embedding_ = copy_of<T>(*layer.distance_embedding);
+            distances_ = layer.distance_embedding->shape[0];
+        }
+    }
+
+    std::vector<int64_t> run(const Run& run) override {
+        const std::unique_lock<std::mutex> mine(mutex_, std::try_to_lock);
+        Workspace<T> other;
+        Workspace<T>& space = mine.owns_lock() ? workspace_ : other;
+        const struct Shrink {  // whatever ends the run
+            Workspace<T>& space;
+            ~Shrink() { space.shrink(); }
+        } shrink{space};
+        return iterate(run, space);
+    }
+
+    ScalarType dtype() const override { return kScalarType<T>; }
+    int64_t width() const override { return width_; }
+    int64_t distances() const override { return distances_; }
+
+    size_t packed_bytes() const override {
+        return keys_values_.bytes() + queries_.bytes() + dense_.bytes() + ffn_.bytes() +
+               ffn_output_.bytes();
+    }
+
+    size_t workspace_bytes() const override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return workspace_.bytes();
+    }
+
+    Seconds seconds() const override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return workspace_.seconds;
+    }
+
+  private:
+    std::vector<int64_t> iterate(const Run& run, Workspace<T>& space);
+
+    LayerNorm<T> norm(const std::vector<T> (&parameters)[2], double eps) const {
+        return {parameters[0].data(), parameters[1].data(), Arithmetic<T>(eps)};
+    }
+
+    // Projects keys and values of the rows that moved into the store, and queries of those that run
+    // on, which are the first of them.
+    Matrix<T> project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
+                      const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
+                      Workspace<T>& space, Stopwatch& watch) const;
+    Matrix<T> feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
+                           Stopwatch& watch) const;
+
+    // By whichever takes so many rows: kernels write to `memory`, oneDNN to what `holder` keeps.
+    Matrix<T> multiply(const Linear<T>& linear, const Matrix<T>& x, int64_t rows,
+                       Activation activation, T* memory, std::optional<Tensor>& holder,
+                       QuantizedRows& quantized) const {
+        if (!linear.is_by_kernels(rows)) return linear.by_onednn(x, rows, activation, holder);
+        const Matrix<T> out{memory, linear.kernel_stride()};
+        linear.by_kernels(x, rows, activation, out, quantized);
+        return out;
+    }
+
+    int64_t width_;
+    Linear<T> keys_values_, queries_, dense_, ffn_, ffn_output_;
+    std::vector<T> attention_norm_[2], output_norm_[2], halting_[2], distance_embedding_;
+    int64_t heads_, distances_ = 0;
+    Activation activation_;
+    bool key_distances_;
+    double attention_eps_, output_eps_;
+    mutable std::mutex mutex_;
+    Workspace<T> workspace_;
+};
+
+template <class T>
+Matrix<T> EngineOf<T>::project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
+                               const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
+                               Workspace<T>& space, Stopwatch& watch) const {
+    const auto write = [&](const Matrix<T>& keys, int64_t first, int64_t count) {
+        watch.lap(space.seconds.products);
+        cpu::WriteKeysValues<T> args;
+        args.keys = {keys.data, keys.stride};
+        args.values = {keys.data + width_, keys.stride};
+        args.rows = count;
+        args.token_index = moved_index + first;
+        args.sequence = space.store.sequence.template of<int64_t>(0);
+        args.store = store;
+        write_keys_values(args);
+        watch.lap(space.seconds.attention);
+    };
+    if (!keys_values_.is_by_kernels(moved_rows)) {
+        write(keys_values_.by_onednn(moved, moved_rows, Activation::none, space.projected), 0,
+              moved_rows);
+        return queries_.by_onednn(moved, rows, Activation::none, space.queries);
+    }
+    const int64_t count = std::min(moved_rows, kChunk), stride = keys_values_.kernel_stride();
+    T* const memory =
+        space.products.template of<T>(count * stride + rows * queries_.kernel_stride());
+    for (int64_t first = 0; first < moved_rows; first += count) {
+        const Matrix<T> keys{memory, stride};
+        const int64_t these = std::min(count, moved_rows - first);
+        keys_values_.by_kernels({moved.row(first), moved.stride}, these, Activation::none, keys,
+                                space.quantized);
+        write(keys, first, these);
+    }
+    const Matrix<T> queries{memory + count * stride, queries_.kernel_stride()};
+    queries_.by_kernels(moved, rows, Activation::none, queries, space.quantized);
+    watch.lap(space.seconds.products);
+    return queries;
+}
+
+template <class T>
+Matrix<T> EngineOf<T>::feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
+                                    Stopwatch& watch) const {
+    const int64_t stride = ffn_output_.kernel_stride();
+    const bool by_kernels = ffn_.is_by_kernels(rows) && ffn_output_.is_by_kernels(rows);
+    // An inner layer of oneDNN's reads as many rows as that rounds up to.
+    const int64_t capacity = by_kernels ? rows : onednn_rows(rows, kScalarType<T>);
+    const int64_t inner_rows = by_kernels && rows > kChunk ? kChunk : capacity;
+    T* const memory =
+        space.products.template of<T>(capacity * stride + inner_rows * ffn_.kernel_stride());
+    T* const inner_memory = memory + capacity * stride;
+    if (!by_kernels) {
+        const Matrix<T> inner =
+            multiply(ffn_, input, rows, activation_, inner_memory, space.inner, space.quantized);
+        return multiply(ffn_output_, inner, rows, Activation::none, memory, space.output,
+                        space.quantized);
+    }
+    const Matrix<T> out{memory, stride}, inner{inner_memory, ffn_.kernel_stride()};
+    for (int64_t first = 0; first < rows; first += inner_rows) {
+        const int64_t count = std::min(inner_rows, rows - first);
+        ffn_.by_kernels({input.row(first), input.stride}, count, activation_, inner,
+                        space.quantized);
+        ffn_output_.by_kernels(inner, count, Activation::none, {out.row(first), stride},
+                               space.quantized);
+        watch.lap(space.seconds.products);
+    }
+    return out;
+}
+
+template <class T>
+std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
+    Stopwatch watch(run.check_signals);
+    space.seconds = {};
+    const int64_t tokens = run.hidden.shape[0], sequences = run.offsets.shape[0] - 1;
+    const int64_t capacity = onednn_rows(tokens, kScalarType<T>);
+    const auto* key_offsets = data_of<const int64_t>(run.offsets);
+    const Matrix<T> attended{space.attended.template of<T>(capacity * width_), width_};
+    const Matrix<T>& ffn_input = attended;
+    const auto store = empty_store<T>(space.store, key_offsets, sequences, heads_, width_ / heads_);
+    struct Now {
+        Matrix<T> hidden;
+        float* accumulated_probability;
+        int64_t *token_index, *query_offsets;
+    };
+    Now sets[2];
+    for (int i = 0; i < 2; ++i) {
+        Running<T>& set = space.running[i];
+        sets[i] = {{set.hidden.template of<T>(capacity * width_), width_},
+                   set.accumulated_probability.template of<float>(tokens),
+                   set.token_index.template of<int64_t>(tokens),
+                   set.query_offsets.template of<int64_t>(sequences + 1)};
+    }
+    memcpy(sets[0].hidden.data, data_of<const T>(run.hidden), size_t(tokens * width_) * sizeof(T));
+    for (int64_t t = 0; t < tokens; ++t) {
+        sets[0].accumulated_probability[t] = 0;
+        sets[0].token_index[t] = t;
+    }
+    memcpy(sets[0].query_offsets, key_offsets, size_t(sequences + 1) * sizeof(int64_t));
+
+    RaggedAttention<T> attention;
+    attention.positions = data_of<const int64_t>(run.positions);
+    attention.key_offsets = key_offsets;
+    attention.sequences = sequences;
+    attention.heads = heads_;
+    attention.head_size = width_ / heads_;
+    if (distances_ > 0)
+        attention.distance_embedding = {distance_embedding_.data(), attention.head_size};
+    attention.distances = distances_;
+    attention.key_distances = key_distances_;
+    attention.out = attended;
+
+    AddLayerNorm<T> add;
+    add.norm = norm(attention_norm_, attention_eps_);
+    add.out = ffn_input;
+    add.width = width_;
+
+    HaltingStep<T> halting;
+    halting.ffn_input = {ffn_input.data, ffn_input.stride};
+    halting.norm = norm(output_norm_, output_eps_);
+    halting.halting_weight = halting_[0].data();
+    halting.halting_bias = halting_[1].data();
+    halting.threshold = float(run.threshold);
+    halting.sequences = sequences;
+    halting.width = width_;
+    halting.workspace = space.halting.template of<uint64_t>(kHaltingWorkspaceHeader + tokens);
+    halting.out = {data_of<T>(run.out), width_};
+    halting.n_updates = data_of<float>(run.n_updates);
+    halting.remainders = data_of<float>(run.remainders);
+
+    std::vector<int64_t> running_rows;
+    int64_t rows = tokens, moved_rows = tokens;
+    watch.lap(space.seconds.other);
+    for (int64_t iteration = 1; rows > 0; ++iteration) {
+        running_rows.push_back(rows);
+        const Now &now = sets[(iteration - 1) % 2], &next = sets[iteration % 2];
+        const Matrix<T> queries =
+            project(now.hidden, moved_rows, rows, now.token_index, store, space, watch);
+        attention.queries = {queries.data, queries.stride};
+        attention.query_offsets = now.query_offsets;
+        attention.token_index = now.token_index;
+        attention.rows = rows;
+        ragged_attention(attention, store);
+        watch.lap(space.seconds.attention);
+
+        T* const memory = space.products.template of<T>(rows * dense_.kernel_stride());
+        const Matrix<T> dense = multiply(dense_, attended, rows, Activation::none, memory,
+                                         space.projected, space.quantized);
+        watch.lap(space.seconds.products);
+        add.x = {dense.data, dense.stride};
+        add.residual = {now.hidden.data, now.hidden.stride};
+        add.rows = rows;
+        add_layer_norm(add);
+        watch.lap(space.seconds.other);
+
+        const Matrix<T> output = feed_forward(ffn_input, rows, space, watch);
+        watch.lap(space.seconds.products);
+        halting.ffn_output = {output.data, output.stride};
+        halting.hidden = {now.hidden.data, now.hidden.stride};
+        halting.iteration = iteration;
+        halting.last = iteration == run.max_iterations;
+        halting.accumulated_probability = now.accumulated_probability;
+        halting.token_index = now.token_index;
+        halting.query_offsets = now.query_offsets;
+        halting.rows = rows;
+        halting.next_hidden = next.hidden;
+        halting.next_accumulated_probability = next.accumulated_probability;
+        halting.next_token_index = next.token_index;
+        halting.next_query_offsets = next.query_offsets;
+        halting_step(halting);
+        watch.lap(space.seconds.other);
+        moved_rows = rows;
+        rows = next.query_offsets[sequences];
+    }
+    return running_rows;
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool onednn) {
+    if (layer.query[0].dtype == ScalarType::Float)
+        return std::make_unique<EngineOf<float>>(layer, weights, onednn);
+    return std::make_unique<EngineOf<BFloat16>>(layer, weights, onednn);
+}
+
+}  // namespace albert_act_fast::engine
