@@ -169,8 +169,9 @@ std::vector<int64_t> run(Engine& engine, const py::object& hidden, const py::obj
     const Borrowed given[] = {{hidden, "hidden"},       {offsets, "offsets"},
                               {positions, "positions"}, {out, "out"},
                               {n_updates, "n_updates"}, {remainders, "remainders"}};
-    Run all{given[0].view(), given[1].view(), given[2].view(), threshold, max_iterations,
-            given[3].view(), given[4].view(), given[5].view(), {}};
+    Run all{given[0].view(),    given[1].view(), given[2].view(),
+            {float(threshold)}, max_iterations,  given[3].view(),
+            given[4].view(),    given[5].view(), {}};
     // Signal handlers run in the main thread alone; the others need not ask for the interpreter.
     const Python& python = Python::names();
     if (python.get_ident().equal(python.main_thread().attr("ident")))
