@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from albert_act_fast.configuration import AlbertActConfig
     from albert_act_fast.implementations import use_implementation
-    from albert_act_fast.live import accelerate, restore
     from albert_act_fast.modeling import (
         AlbertActForMaskedLM,
         AlbertActForMultipleChoice,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         act_loss,
     )
     from albert_act_fast.shipped import shipped_model
+    from albert_act_fast.take_over import accelerate, restore
     from albert_act_fast.text import TextEncoder, TextError
     from albert_act_fast.version import __version__
 
@@ -53,8 +53,8 @@ _MODULES = {
     "TextEncoder": "text",
     "TextError": "text",
     "__version__": "version",
-    "accelerate": "live",
-    "restore": "live",
+    "accelerate": "take_over",
+    "restore": "take_over",
     "shipped_model": "shipped",
     "use_implementation": "implementations",
 }

@@ -18,8 +18,8 @@ from suite.commits import Baton, install, run_by_turns
 from suite.compare import compare_rows
 from suite.inputs import ROOT
 from suite.machine import facts
+from suite.measured_rows import append_row, read_rows
 from suite.memory import measure_here
-from suite.rows import append_row, read_rows
 from suite.runner import Runner
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -3,16 +3,16 @@
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.rows import layer_norm, load_rows
+from albert_act_fast.kernels.layer_norm import layer_norm, load_rows
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["count"])
 def add_layer_norm(
     x, residual, weight, bias, eps, row_count, out,
-    rows, width, x_stride, residual_stride, out_stride,
+    count, width, x_stride, residual_stride, out_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    live = rows if row_count is None else tl.load(row_count)
+    live = count if row_count is None else tl.load(row_count)
     first = tl.program_id(0).to(tl.int64) * ROWS
     if first >= live:
         return

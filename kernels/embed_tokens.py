@@ -3,17 +3,17 @@
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.rows import layer_norm, load_rows
+from albert_act_fast.kernels.layer_norm import layer_norm, load_rows
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["count"])
 def embed_tokens(
     token_ids, token_type_ids, position_ids, word, token_type, position,
     ln_weight, ln_bias, eps, row_count, out,
-    rows, width, word_stride, token_type_stride, position_stride, out_stride,
+    count, width, word_stride, token_type_stride, position_stride, out_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    live = rows if row_count is None else tl.load(row_count)
+    live = count if row_count is None else tl.load(row_count)
     first = tl.program_id(0).to(tl.int64) * ROWS
     if first >= live:
         return

@@ -14,7 +14,7 @@ whether any of them is below the threshold. The last block to finish makes it ze
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.rows import layer_norm, load_rows
+from albert_act_fast.kernels.layer_norm import layer_norm, load_rows
 from albert_act_fast.ops.contracts import HALTING_WORKSPACE_HEADER
 
 # As int32.

@@ -9,13 +9,13 @@ import triton.language as tl
 from albert_act_fast.kernels.scatter_rows import copy_rows
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["count"])
 def write_kv(
     keys, values, token_index, row_count, key_store, value_store,
-    rows, width, keys_stride, values_stride, key_store_stride, value_store_stride,
+    count, width, keys_stride, values_stride, key_store_stride, value_store_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    live = rows if row_count is None else tl.load(row_count)
+    live = count if row_count is None else tl.load(row_count)
     first = tl.program_id(0).to(tl.int64) * ROWS
     if first >= live:
         return

@@ -15,8 +15,8 @@ from types import ModuleType
 from albert_act_fast.engine import cpu, gpu, loop, training
 from albert_act_fast.engine.call import Call, autocast_is_on, call_of
 from albert_act_fast.engine.encode import encode
+from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import (
-    HaltingLimits,
     Inspection,
     inspect,
     missing_weights,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.call import Call, autocast_is_on
-from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
+from albert_act_fast.engine.halting import HaltingLimits
+from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.native_engine import NativeEngine
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 

@@ -1,13 +1,21 @@
-"""What one iteration hands to the next, and the operator `halting_step` between them."""
+"""When iterations end, what one hands to the next, and the operator `halting_step` between them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 from albert_act_fast import ops
-from albert_act_fast.engine.layer import HaltingLimits
+
+
+@dataclass(frozen=True)
+class HaltingLimits:
+    """When the iterations end. threshold: `1 - act_epsilon` rounded to float32."""
+
+    threshold: float
+    max_iterations: int
 
 
 class RunningRows(NamedTuple):

@@ -72,14 +72,6 @@ WeightAndBias = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class HaltingLimits:
-    """When the iterations end. threshold: `1 - act_epsilon` rounded to float32."""
-
-    threshold: float
-    max_iterations: int
-
-
-@dataclass(frozen=True)
 class LayerWeights:
     """What the layer's modules compute with: their own tensors, nothing copied. Every pair is
     (weight, bias)."""

@@ -14,11 +14,11 @@ from albert_act_fast import ops
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.halting import (
     Finished,
+    HaltingLimits,
     HaltingWeights,
     RunningRows,
     halting_step_arguments,
 )
-from albert_act_fast.engine.layer import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.modules import halting_logit
 from albert_act_fast.ops.torch_ops import finish_iteration

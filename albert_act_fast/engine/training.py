@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from albert_act_fast.engine.call import Call
-from albert_act_fast.engine.layer import HaltingLimits
+from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.modules import halting_logit
 from albert_act_fast.ops.torch_ops import attend, halting_rule, relative_scores
@@ -63,7 +63,7 @@ def iterate(
         ffn_output = layer.dropout(layer.ffn_output(layer.activation(layer.ffn(ffn_input))))
         candidate = layer.full_layer_layer_norm(ffn_output + ffn_input)
         p = halting_logit(layer.act.dense, candidate).squeeze(1).sigmoid()
-        reached, goes_on, weight, remainder = halting_rule(hp, p, limits.threshold)
+        reached, goes_on, weight, remainder = halting_rule(hp, p, limits)
         weight = weight.unsqueeze(1)
         moved = (weight * candidate + (1 - weight) * running).to(running.dtype)
         moved_index = token_index

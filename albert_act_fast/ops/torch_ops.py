@@ -129,10 +129,11 @@ def add_layer_norm(a):
     a.out[live].copy_(F.layer_norm(summed, a.x.shape[-1:], a.weight, a.bias, a.eps))
 
 
-def halting_rule(hp: Tensor, p: Tensor, threshold: float) -> tuple[Tensor, ...]:
+def halting_rule(hp: Tensor, p: Tensor, limits) -> tuple[Tensor, ...]:
     """For running rows [R]: the accumulated probability reached, which rows go on, the weight of
-    the candidate in the mix, and the remainder (0 where a row does not halt now)."""
-    reached = hp + p
+    the candidate in the mix, and the remainder (0 where a row does not halt now). limits:
+    `HaltingLimits`, or a halting step's arguments."""
+    reached, threshold = hp + p, limits.threshold
     # Only a threshold of 1 (act_epsilon 0) lets a token reach exactly 1 without passing it: it gets
     # no remainder, and never runs again. Where p is NaN none of these holds.
     goes_on = (reached <= threshold) & (reached < 1)
@@ -157,9 +158,7 @@ def finish_iteration(a, candidate: Tensor, p: Tensor) -> None:
         a: the operator's arguments; those that candidate and p follow from are not looked at.
     """
     live = slice(0, candidate.size(0))
-    reached, goes_on, weight, remainder = halting_rule(
-        a.accumulated_probability[live], p, a.threshold
-    )
+    reached, goes_on, weight, remainder = halting_rule(a.accumulated_probability[live], p, a)
     weight = weight.unsqueeze(1)
     mixed = torch.addcmul((1 - weight) * a.hidden[live], weight, candidate).to(a.hidden.dtype)
 

@@ -10,7 +10,9 @@ Not yet run on a GPU.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -21,7 +23,7 @@ from albert_act_fast.flags import is_set
 from albert_act_fast.ops import contracts
 
 MAX_HEAD_SIZE = 256
-_ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu")
 
 
@@ -41,35 +43,19 @@ def interpreted() -> bool:
     return is_set("TRITON_INTERPRET")
 
 
-_kernels: SimpleNamespace | None = None
+@functools.cache
+def loaded_kernels() -> SimpleNamespace:
+    """The kernels by name, and their launch tables; imports Triton. An operator's kernel has its
+    name, and so has the kernel's module; only the halting step has two."""
+    names = {name: name for name in (*contracts.OPERATORS, *contracts.TRITON_OPERATORS)}
+    del names["halting_step"]
+    names |= {"decide": "halting_step", "move": "halting_step"}
 
+    def module(name: str):
+        return importlib.import_module(f"albert_act_fast.kernels.{name}")
 
-def _load() -> SimpleNamespace:
-    """The kernels by name, and their launch tables; imports Triton."""
-    global _kernels
-    if _kernels is None:
-        from albert_act_fast.kernels import halting_step, launch_tables
-        from albert_act_fast.kernels.add_layer_norm import add_layer_norm
-        from albert_act_fast.kernels.embed_tokens import embed_tokens
-        from albert_act_fast.kernels.linear import linear
-        from albert_act_fast.kernels.project_qkv import project_qkv
-        from albert_act_fast.kernels.ragged_attention import ragged_attention
-        from albert_act_fast.kernels.scatter_rows import scatter_rows
-        from albert_act_fast.kernels.write_kv import write_kv
-
-        _kernels = SimpleNamespace(
-            add_layer_norm=add_layer_norm,
-            decide=halting_step.decide,
-            embed_tokens=embed_tokens,
-            linear=linear,
-            move=halting_step.move,
-            project_qkv=project_qkv,
-            ragged_attention=ragged_attention,
-            scatter_rows=scatter_rows,
-            tables=launch_tables,
-            write_kv=write_kv,
-        )
-    return _kernels
+    kernels = {kernel: getattr(module(name), kernel) for kernel, name in names.items()}
+    return SimpleNamespace(**kernels, tables=module("launch_tables"))
 
 
 def _stride(op: str, name: str, rows: Tensor | None) -> int:
@@ -82,10 +68,10 @@ def _stride(op: str, name: str, rows: Tensor | None) -> int:
 
 
 def _expect_row_dtype(op: str, name: str, rows: Tensor) -> None:
-    if rows.dtype not in _ROW_DTYPES:
+    if rows.dtype not in ROW_DTYPES:
         raise ValueError(
             f"{op}: {name} is {rows.dtype}, expected one of "
-            f"{', '.join(str(dtype) for dtype in _ROW_DTYPES)}."
+            f"{', '.join(str(dtype) for dtype in ROW_DTYPES)}."
         )
 
 
@@ -101,7 +87,7 @@ _STRIDE = "_stride"
 @functools.cache
 def _parameters(kernel: str, operator: type[tuple]) -> tuple[list[str], list[str]]:
     """Which arguments of the operator a kernel takes as they are, and of which the row stride."""
-    names = getattr(_load(), kernel).arg_names
+    names = getattr(loaded_kernels(), kernel).arg_names
     strides = [name.removesuffix(_STRIDE) for name in names if name.endswith(_STRIDE)]
     given = operator._fields
     return [name for name in names if name in given], [name for name in strides if name in given]
@@ -117,28 +103,20 @@ def _launch(kernel: str, programs: int | tuple[int, ...], a, **more) -> None:
         arguments[name + _STRIDE] = _stride(op, name, getattr(a, name))
     grid = (programs,) if isinstance(programs, int) else programs
     # Products may be fused with sums, as nvcc does; Triton's own default is about to change.
-    getattr(_load(), kernel)[grid](**(arguments | more), enable_fp_fusion=True)
+    getattr(loaded_kernels(), kernel)[grid](**(arguments | more), enable_fp_fusion=True)
 
 
-def embed_tokens(a):
-    rows, width = a.out.shape
-    _expect_row_dtype("embed_tokens", "word", a.word)
-    if not a.out.numel():
+def row_by_row(name: str, a) -> None:
+    """Operators whose kernel takes each row by itself: as many as the first argument has, as wide
+    as the last, which is written."""
+    out, count = a[-1], a[0].size(0)
+    _expect_row_dtype(name, a._fields[-1], out)
+    width = out.size(1)
+    if not count * width:
         return
-    tables = _load().tables
+    tables = loaded_kernels().tables
     tile = tables.rows(width)
-    _launch(
-        "embed_tokens", tables.blocks(rows, tile.ROWS), a, rows=rows, width=width, **asdict(tile)
-    )
-
-
-def write_kv(a):
-    rows, width = a.keys.shape
-    if not a.keys.numel():
-        return
-    tables = _load().tables
-    tile = tables.rows(width)
-    _launch("write_kv", tables.blocks(rows, tile.ROWS), a, rows=rows, width=width, **asdict(tile))
+    _launch(name, tables.blocks(count, tile.ROWS), a, count=count, width=width, **asdict(tile))
 
 
 def ragged_attention(a):
@@ -150,8 +128,8 @@ def ragged_attention(a):
     if not a.queries.numel() or not sequences:
         return
     relative = a.distance_embedding is not None
-    padded = _load().tables.padded_head(head_size)
-    tile = _load().tables.attention(padded, a.queries.element_size(), relative)
+    padded = loaded_kernels().tables.padded_head(head_size)
+    tile = loaded_kernels().tables.attention(padded, a.queries.element_size(), relative)
     _launch(
         "ragged_attention", (rows // tile.BLOCK_Q + sequences, a.heads), a,
         sequences=sequences, head_size=head_size, scale=head_size**-0.5,
@@ -161,22 +139,10 @@ def ragged_attention(a):
     )  # fmt: skip
 
 
-def add_layer_norm(a):
-    rows, width = a.x.shape
-    _expect_row_dtype("add_layer_norm", "x", a.x)
-    if not a.x.numel():
-        return
-    tables = _load().tables
-    tile = tables.rows(width)
-    _launch(
-        "add_layer_norm", tables.blocks(rows, tile.ROWS), a, rows=rows, width=width, **asdict(tile)
-    )
-
-
 def halting_step(a):
     rows, width = a.hidden.shape
     _expect_row_dtype("halting_step", "hidden", a.hidden)
-    tables = _load().tables
+    tables = loaded_kernels().tables
     tile = tables.rows(width)
     more = {
         "workspace": a.workspace.view(torch.int32),
@@ -191,17 +157,6 @@ def halting_step(a):
     _launch("move", programs, a, **more, LAST=a.last)
 
 
-def scatter_rows(a):
-    count, width = a.rows.shape
-    if not a.rows.numel():
-        return
-    tables = _load().tables
-    tile = tables.rows(width)
-    _launch(
-        "scatter_rows", tables.blocks(count, tile.ROWS), a, count=count, width=width, **asdict(tile)
-    )
-
-
 def linear(a):
     op, (rows, depth), columns = "linear", a.x.shape, a.weight.size(0)
     _expect_row_dtype(op, "x", a.x)
@@ -211,7 +166,7 @@ def linear(a):
         )
     if not a.out.numel():
         return
-    tables = _load().tables
+    tables = loaded_kernels().tables
     tile = tables.products(tables.architecture(a.x.device), rows, a.x.element_size())
     _launch(
         "linear", tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
@@ -227,7 +182,7 @@ def project_qkv(a):
         raise ValueError(f"{op}: the weights have row strides {sorted(strides)}, expected one.")
     if not rows:
         return
-    tables = _load().tables
+    tables = loaded_kernels().tables
     tile = tables.products(tables.architecture(a.hidden.device), rows, a.hidden.element_size())
     kinds = ("query", "key", "value")
     _launch(
@@ -238,10 +193,15 @@ def project_qkv(a):
     )  # fmt: skip
 
 
+def launcher_of(name: str) -> Callable[[tuple], None]:
+    """What launches an operator's kernels, given its arguments."""
+    return globals().get(name) or functools.partial(row_by_row, name)
+
+
 def _register() -> None:
     kinds = [kind for kind in ("CUDA", "CPU") if why_not(kind.lower()) is None]
     for name in (*contracts.OPERATORS, *contracts.TRITON_OPERATORS):
-        function = globals()[name]
+        function = launcher_of(name)
 
         def on_its_device(a, function=function):
             # Triton launches on the current device.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from suite import inputs
+from suite import inputs, peers
 from suite.inputs import Batch
 
 ENGINES = (
@@ -19,19 +19,7 @@ ENGINES = (
     "cuda float32",
     "cuda bfloat16",
 )
-PEERS = (
-    "compiled reference float32",
-    "HF SDPA float32",
-    "HF SDPA bfloat16",
-    "HF compiled float32",
-    "HF compiled bfloat16",
-    "ONNX Runtime float32",
-    "ONNX Runtime int8",
-    "OpenVINO float32",
-    "OpenVINO bfloat16",
-    "OpenVINO int8",
-    "FlashAttention bfloat16",
-)
+PEERS = ("compiled reference float32", *(peer.name for peer in peers.PEERS))
 BASELINE = "reference float32"
 OURS = (BASELINE, *ENGINES)
 CPP = (BASELINE, "cpp float32", "cpp bfloat16", "cpp int8")

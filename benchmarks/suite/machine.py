@@ -87,10 +87,10 @@ def _float_products(dtype: torch.dtype) -> Callable:
             x = torch.randn(rows, inputs, device=device).to(dtype)
             weight = torch.randn(outputs, inputs, device=device).to(dtype)
             flop = 2 * rows * inputs * outputs
-            yield flop / _shortest(lambda x=x, weight=weight: F.linear(x, weight), device)
+            yield flop / shortest(lambda x=x, weight=weight: F.linear(x, weight), device)
             if device == "cpu" and torch.backends.mkldnn.is_available():
                 packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-                yield flop / _shortest(functools.partial(_onednn, x, packed), device)
+                yield flop / shortest(functools.partial(_onednn, x, packed), device)
 
     return best
 
@@ -112,7 +112,7 @@ def _int8_products(shapes, device):
                 x, 1.0, 3, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
             )
 
-        yield 2 * rows * inputs * outputs / _shortest(product, device)
+        yield 2 * rows * inputs * outputs / shortest(product, device)
 
 
 def copy_bandwidth(bytes_moved: int, device: str) -> float:
@@ -120,23 +120,23 @@ def copy_bandwidth(bytes_moved: int, device: str) -> float:
     ones stay in the caches, as the operators' operands do."""
     source = torch.ones(max(1, bytes_moved // 8), device=device)
     target = torch.empty_like(source)
-    return 8 * source.numel() / _shortest(lambda: target.copy_(source), device)
+    return 8 * source.numel() / shortest(lambda: target.copy_(source), device)
 
 
-def _shortest(call: Callable, device: str, clock: Clock = MACHINE_CLOCK) -> float:
+def shortest(call: Callable, device: str, clock: Clock = MACHINE_CLOCK) -> float:
     """Seconds of the fastest of the calls that fit into a while; of one call at least, however
     long this process is kept waiting."""
     synchronize = synchronizer(device)
     call()
     synchronize()
-    shortest, start = float("inf"), clock.now()
+    best, start = float("inf"), clock.now()
     end = start + PEAK_SECONDS
     while start < end:
         call()
         synchronize()
         before, start = start, clock.now()
-        shortest = min(shortest, start - before)
-    return shortest
+        best = min(best, start - before)
+    return best
 
 
 def synchronizer(device: str) -> Callable[[], None]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import jinja2
 
 from suite.inputs import ROOT
+from suite.measured_rows import FIELDS
 from suite.plots import draw_all, timed
-from suite.rows import FIELDS
 from suite.tables import TABLES, fill_file, where
 
 # Documents whose tables are made of the committed rows.

@@ -19,20 +19,9 @@ struct Cpu {
         }
     }
 
-    template <class T>
-    static void run(const char*, const EmbedTokens<T>& args, const Tensor&) {
-        engine::embed_tokens(args);
-    }
-    template <class T>
-    static void run(const char*, const AddLayerNorm<T>& args, const Tensor&) {
-        engine::add_layer_norm(args);
-    }
-    static void run(const char*, const ScatterRows& args, const Tensor&) {
-        engine::scatter_rows(args);
-    }
-    template <class T>
-    static void run(const char*, const HaltingStep<T>& args, const Tensor&) {
-        engine::halting_step(args);
+    template <class Args>
+    static void run(const char*, const Args& args, const Tensor&) {
+        engine::launch(args);
     }
     // The engine's own store of keys and values, for this call.
     template <class T>
@@ -48,8 +37,8 @@ struct Cpu {
         write.store = engine::empty_store<T>(memory, args.key_offsets, args.sequences, args.heads,
                                              args.head_size);
         write.sequence = memory.sequence.of<int64_t>(0);
-        engine::write_keys_values(write);
-        engine::ragged_attention(args, write.store);
+        engine::launch(write);
+        engine::launch(args, write.store);
     }
 };
 

@@ -52,47 +52,29 @@ struct Cuda {
         }
     }
 
-    template <class T>
-    static void run(const char* op, const EmbedTokens<T>& args, const Tensor& rows) {
-        check_width(op, args.width);
-        launch(op, cuda::embed_tokens<T>, args, rows);
+    template <class Args>
+    static void run(const char* op, const Args& args, const Tensor& rows) {
+        check_limits(op, args);
+        AAF_CHECK(args.rows <= INT32_MAX, op, ": got ", args.rows, " rows, expected at most ",
+                  INT32_MAX, ".");
+        const Device device(rows);
+        const char* error = cuda::run(args, device.stream());
+        AAF_CHECK(error == nullptr, op, ": the kernel was not launched: ", error);
     }
-    template <class T>
-    static void run(const char* op, const AddLayerNorm<T>& args, const Tensor& rows) {
-        check_width(op, args.width);
-        launch(op, cuda::add_layer_norm<T>, args, rows);
+
+  private:
+    template <class Args>
+    static void check_limits(const char* op, const Args& args) {
+        AAF_CHECK(args.width <= cuda::kMaxWidth, op, ": rows have ", args.width,
+                  " columns, expected at most ", cuda::kMaxWidth, ".");
     }
-    static void run(const char* op, const ScatterRows& args, const Tensor& rows) {
-        launch(op, cuda::scatter_rows, args, rows);
-    }
+    static void check_limits(const char*, const ScatterRows&) {}
     template <class T>
-    static void run(const char* op, const HaltingStep<T>& args, const Tensor& rows) {
-        check_width(op, args.width);
-        launch(op, cuda::halting_step<T>, args, rows);
-    }
-    template <class T>
-    static void run(const char* op, const RaggedAttention<T>& args, const Tensor& rows) {
+    static void check_limits(const char* op, const RaggedAttention<T>& args) {
         AAF_CHECK(args.head_size <= cuda::kMaxHeadSize, op, ": a head has ", args.head_size,
                   " columns, expected at most ", cuda::kMaxHeadSize, ".");
         AAF_CHECK(args.heads <= UINT16_MAX, op, ": got ", args.heads, " heads, expected at most ",
                   UINT16_MAX, ".");
-        launch(op, cuda::ragged_attention<T>, args, rows);
-    }
-
-  private:
-    static void check_width(const char* op, int64_t width) {
-        AAF_CHECK(width <= cuda::kMaxWidth, op, ": rows have ", width,
-                  " columns, expected at most ", cuda::kMaxWidth, ".");
-    }
-
-    template <class Args>
-    static void launch(const char* op, const char* (*kernel)(const Args&, void*), const Args& args,
-                       const Tensor& rows) {
-        AAF_CHECK(args.rows <= INT32_MAX, op, ": got ", args.rows, " rows, expected at most ",
-                  INT32_MAX, ".");
-        const Device device(rows);
-        const char* error = kernel(args, device.stream());
-        AAF_CHECK(error == nullptr, op, ": the kernel was not launched: ", error);
     }
 };
 

@@ -72,7 +72,7 @@ void check(const Run& run, const Engine& engine) {
     const int64_t width = engine.width(), distances = engine.distances();
     AAF_CHECK(run.max_iterations >= 1, "max_iterations: got ", run.max_iterations,
               ", expected at least 1.");
-    AAF_CHECK(!std::isnan(run.threshold), "threshold: got NaN, expected a number.");
+    AAF_CHECK(!std::isnan(run.limits.threshold), "threshold: got NaN, expected a number.");
     const ScalarType dtype = engine.dtype(), index = ScalarType::Long, state = ScalarType::Float;
     AAF_CHECK(run.hidden.shape.size() == 2, "hidden: got shape ", text(run.hidden.shape),
               ", expected (tokens, ", width, ").");

@@ -141,7 +141,7 @@ std::vector<int64_t> engine_run(int64_t handle, Tensor hidden, Tensor offsets, T
     Run run{view("hidden", hidden),
             view("offsets", offsets),
             view("positions", positions),
-            threshold,
+            {float(threshold)},
             max_iterations,
             view("out", out),
             view("n_updates", n_updates),

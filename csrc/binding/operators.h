@@ -176,7 +176,7 @@ struct Operators {
             args.rows = rows;
             args.sequences = sequences;
             args.width = width;
-            args.threshold = State(threshold);
+            args.limits.threshold = State(threshold);
             args.iteration = iteration;
             args.last = last;
             args.ffn_output = check.template matrix<const T>("ffn_output", ffn_output, rows, width);

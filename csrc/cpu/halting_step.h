@@ -31,10 +31,10 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
         normalize(g, total, args.norm, width, g);
         const A logit = dot(g, halting_weight, width) + load(*args.halting_bias);
         const A p = A(1) / (A(1) + A(__builtin_exp(double(-logit))));
-        rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.threshold);
+        rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.limits);
         rule[r - begin].goes_on &= !args.last;
         running += rule[r - begin].goes_on;
-        asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.threshold;
+        asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.limits.threshold;
     }
 
     uint64_t* const running_up_to = args.workspace + kHaltingWorkspaceHeader;

@@ -5,7 +5,6 @@
 // are inlined wherever they are used, and nothing inlines what has a wider target than itself, so
 // they come after it.
 #include "../semantics/activation.h"
-#include "../semantics/halting.h"
 #include "../semantics/layer_norm.h"
 #include "../semantics/softmax.h"
 
@@ -15,7 +14,7 @@ namespace AAF_NAMESPACE {
 // In this order: the later ones use the earlier ones.
 #include "vector.h"
 
-#include "rows.h"
+#include "layer_norm.h"
 
 #include "panel.h"
 
@@ -29,10 +28,15 @@ namespace AAF_NAMESPACE {
 
 template <class T>
 const Kernels<T>& kernels() {
-    static constexpr Kernels<T> all = {
-        &embed_tokens<T>,     &add_layer_norm<T>,   &write_keys_values<T>,
-        &ragged_attention<T>, &halting_step<T>,     &finish_rows<T>,
-        &quantize<T>,         int8_product_of<T>(), product_of<T>()};
+#define AAF_MEMBER(Args, name) , &name<T>
+    static constexpr Kernels<T> all = {&write_keys_values<T>,
+                                       &ragged_attention<T>,
+                                       &halting_step<T>,
+                                       &finish_rows<T>,
+                                       &quantize<T>,
+                                       int8_product_of<T>(),
+                                       product_of<T>() AAF_ROW_OPERATORS(AAF_MEMBER)};
+#undef AAF_MEMBER
     return all;
 }
 #define AAF_INSTANTIATE(T) template const Kernels<T>& kernels<T>();

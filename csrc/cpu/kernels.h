@@ -147,8 +147,6 @@ using ProductKernel = void (*)(const Product<T, Word>&, int64_t begin, int64_t e
 
 template <class T>
 struct Kernels {
-    void (*embed_tokens)(const EmbedTokens<T>&, int64_t begin, int64_t end);           // rows
-    void (*add_layer_norm)(const AddLayerNorm<T>&, int64_t begin, int64_t end);        // rows
     void (*write_keys_values)(const WriteKeysValues<T>&, int64_t begin, int64_t end);  // rows
     // Keys and values from the store, not from where the arguments have them.
     // items: three numbers each, the sequence, its first query of at most kQueryBlock, the head
@@ -161,6 +159,9 @@ struct Kernels {
     void (*quantize)(const Quantize<T>&, int64_t begin, int64_t end);  // rows
     ProductKernel<T, Int8Quad> int8_product;
     ProductKernel<T, typename WordOf<T>::type> product;  // null where the dtype has none
+#define AAF_MEMBER(Args, name) void (*name)(const Args<T>&, int64_t begin, int64_t end);  // rows
+    AAF_ROW_OPERATORS(AAF_MEMBER)
+#undef AAF_MEMBER
 };
 
 // The kernels for the widest instruction set that this machine has.

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-const char* add_layer_norm(const AddLayerNorm<T>& args, void* stream) {
+const char* launch_operator(const AddLayerNorm<T>& args, void* stream) {
     if (args.rows == 0 || args.width == 0) return nullptr;
     const Alignment alignment = Alignment(args.width * int64_t(sizeof(T)))
                                     .add(args.x)

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-const char* embed_tokens(const EmbedTokens<T>& args, void* stream) {
+const char* launch_operator(const EmbedTokens<T>& args, void* stream) {
     if (args.rows == 0 || args.width == 0) return nullptr;
     const Alignment alignment = Alignment(args.width * int64_t(sizeof(T)))
                                     .add(args.word)

@@ -122,13 +122,13 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
     });
     logit = row_sum<L>(logit, shared.logit) + load(*args.halting_bias);
     const float p = 1.0f / (1.0f + expf(-logit));
-    const Halting<float> rule = halting_rule(accumulated, p, args.threshold);
+    const Halting<float> rule = halting_rule(accumulated, p, args.limits);
     const bool runs_on = is_row && rule.goes_on && !args.last;
     const StoredRow<L> mixed = mix<L>(candidate, hidden, rule.weight);
 
     if (place_in_row<L>() == 0) {
         shared.row_runs_on[in_tile] = runs_on;
-        shared.row_asks[in_tile] = runs_on && rule.accumulated < args.threshold;
+        shared.row_asks[in_tile] = runs_on && rule.accumulated < args.limits.threshold;
     }
     __syncthreads();
     if (threadIdx.x < kWarp) {
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
 }
 
 template <class T>
-const char* halting_step(const HaltingStep<T>& args, void* stream) {
+const char* launch_operator(const HaltingStep<T>& args, void* stream) {
     const Alignment alignment = Alignment(args.width * int64_t(sizeof(T)))
                                     .add(args.ffn_output)
                                     .add(args.ffn_input)

@@ -7,15 +7,17 @@
 
 namespace albert_act_fast::cuda {
 
-const char* scatter_rows(const ScatterRows& args, void* stream) {
-    return launch_scatter_rows(args, stream);
+template <class Args>
+const char* run(const Args& args, void* stream) {
+    return launch_operator(args, stream);
 }
 
-#define AAF_INSTANTIATE(T)                                                   \
-    template const char* embed_tokens(const EmbedTokens<T>&, void*);         \
-    template const char* add_layer_norm(const AddLayerNorm<T>&, void*);      \
-    template const char* ragged_attention(const RaggedAttention<T>&, void*); \
-    template const char* halting_step(const HaltingStep<T>&, void*);
+template const char* run(const ScatterRows&, void*);
+#define AAF_INSTANTIATE(T)                                      \
+    template const char* run(const EmbedTokens<T>&, void*);     \
+    template const char* run(const AddLayerNorm<T>&, void*);    \
+    template const char* run(const RaggedAttention<T>&, void*); \
+    template const char* run(const HaltingStep<T>&, void*);
 AAF_CUDA_DTYPES(AAF_INSTANTIATE)
 
 }  // namespace albert_act_fast::cuda

@@ -13,14 +13,8 @@ namespace albert_act_fast::cuda {
 constexpr int64_t kMaxWidth = 4096;
 constexpr int64_t kMaxHeadSize = 256;
 
-template <class T>
-const char* embed_tokens(const EmbedTokens<T>& args, void* stream);
-template <class T>
-const char* add_layer_norm(const AddLayerNorm<T>& args, void* stream);
-template <class T>
-const char* ragged_attention(const RaggedAttention<T>& args, void* stream);
-template <class T>
-const char* halting_step(const HaltingStep<T>& args, void* stream);
-const char* scatter_rows(const ScatterRows& args, void* stream);
+// One of the operators in semantics/operators.h.
+template <class Args>
+const char* run(const Args& args, void* stream);
 
 }  // namespace albert_act_fast::cuda

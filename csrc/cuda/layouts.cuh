@@ -1,7 +1,7 @@
 // Which layout serves which rows.
 #pragma once
 
-#include "rows.cuh"
+#include "row_in_registers.cuh"
 
 namespace albert_act_fast::cuda {
 

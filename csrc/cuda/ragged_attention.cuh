@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-const char* ragged_attention(const RaggedAttention<T>& args, void* stream) {
+const char* launch_operator(const RaggedAttention<T>& args, void* stream) {
     if (args.rows == 0 || args.head_size == 0) return nullptr;
     const Alignment alignment = Alignment(args.head_size * int64_t(sizeof(T)))
                                     .add(args.key_store)

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = lane(); i < words; i += kWarp) to[i] = from[i];
 }
 
-inline const char* launch_scatter_rows(const ScatterRows& args, void* stream) {
+inline const char* launch_operator(const ScatterRows& args, void* stream) {
     if (args.rows == 0 || args.row_bytes == 0) return nullptr;
     Alignment alignment(args.row_bytes);
     for (int table = 0; table < args.tables; ++table)

@@ -200,7 +200,7 @@ Matrix<T> EngineOf<T>::project(const Matrix<T>& moved, int64_t moved_rows, int64
         args.token_index = moved_index + first;
         args.sequence = space.store.sequence.template of<int64_t>(0);
         args.store = store;
-        write_keys_values(args);
+        launch(args);
         watch.lap(space.seconds.attention);
     };
     if (!keys_values_.is_by_kernels(moved_rows)) {
@@ -305,7 +305,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
     halting.norm = norm(output_norm_, output_eps_);
     halting.halting_weight = halting_[0].data();
     halting.halting_bias = halting_[1].data();
-    halting.threshold = float(run.threshold);
+    halting.limits = run.limits;
     halting.sequences = sequences;
     halting.width = width_;
     halting.workspace = space.halting.template of<uint64_t>(kHaltingWorkspaceHeader + tokens);
@@ -325,7 +325,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
         attention.query_offsets = now.query_offsets;
         attention.token_index = now.token_index;
         attention.rows = rows;
-        ragged_attention(attention, store);
+        launch(attention, store);
         watch.lap(space.seconds.attention);
 
         T* const memory = space.products.template of<T>(rows * dense_.kernel_stride());
@@ -335,7 +335,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
         add.x = {dense.data, dense.stride};
         add.residual = {now.hidden.data, now.hidden.stride};
         add.rows = rows;
-        add_layer_norm(add);
+        launch(add);
         watch.lap(space.seconds.other);
 
         const Matrix<T> output = feed_forward(ffn_input, rows, space, watch);
@@ -352,7 +352,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
         halting.next_accumulated_probability = next.accumulated_probability;
         halting.next_token_index = next.token_index;
         halting.next_query_offsets = next.query_offsets;
-        halting_step(halting);
+        launch(halting);
         watch.lap(space.seconds.other);
         moved_rows = rows;
         rows = next.query_offsets[sequences];

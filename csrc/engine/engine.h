@@ -43,7 +43,7 @@ struct Layer {
 // remainders [T] float32.
 struct Run {
     View hidden, offsets, positions;
-    double threshold;
+    HaltingLimits<float> limits;
     int64_t max_iterations;
     View out, n_updates, remainders;
     // Called about every 50 ms, and never in shorter runs; may throw, which ends the run. Empty

@@ -26,20 +26,16 @@ int64_t live_rows(const Args& args) {
     return args.row_count == nullptr ? args.rows : *args.row_count;
 }
 
-template <class T>
-void embed_tokens(const EmbedTokens<T>& args) {
-    for_rows(live_rows(args),
-             [&](int64_t begin, int64_t end) { cpu::kernels<T>().embed_tokens(args, begin, end); });
-}
+#define AAF_LAUNCH(Args, name)                                                                   \
+    template <class T>                                                                           \
+    void launch(const Args<T>& args) {                                                           \
+        for_rows(live_rows(args),                                                                \
+                 [&](int64_t begin, int64_t end) { cpu::kernels<T>().name(args, begin, end); }); \
+    }
+AAF_ROW_OPERATORS(AAF_LAUNCH)
+#undef AAF_LAUNCH
 
-template <class T>
-void add_layer_norm(const AddLayerNorm<T>& args) {
-    for_rows(live_rows(args), [&](int64_t begin, int64_t end) {
-        cpu::kernels<T>().add_layer_norm(args, begin, end);
-    });
-}
-
-inline void scatter_rows(const ScatterRows& args) {
+inline void launch(const ScatterRows& args) {
     for (int table = 0; table < args.tables; ++table)
         for_rows(live_rows(args), [&](int64_t begin, int64_t end) {
             for (int64_t r = begin; r < end; ++r)
@@ -91,7 +87,7 @@ cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offset
 }
 
 template <class T>
-void write_keys_values(const cpu::WriteKeysValues<T>& args) {
+void launch(const cpu::WriteKeysValues<T>& args) {
     for_rows(args.rows, [&](int64_t begin, int64_t end) {
         cpu::kernels<T>().write_keys_values(args, begin, end);
     });
@@ -99,7 +95,7 @@ void write_keys_values(const cpu::WriteKeysValues<T>& args) {
 
 // Against the keys and values that are in the store.
 template <class T>
-void ragged_attention(const RaggedAttention<T>& args, const cpu::KeyValueStore<T>& store) {
+void launch(const RaggedAttention<T>& args, const cpu::KeyValueStore<T>& store) {
     std::vector<int64_t> items;
     for (int64_t b = 0; b < args.sequences; ++b)
         for (int64_t head = 0; head < args.heads; ++head)
@@ -113,7 +109,7 @@ void ragged_attention(const RaggedAttention<T>& args, const cpu::KeyValueStore<T
 
 // Whatever the workspace holds, which is zeros afterwards.
 template <class T>
-void halting_step(const HaltingStep<T>& args) {
+void launch(const HaltingStep<T>& args) {
     const int64_t blocks = cpu::halting_blocks(args.query_offsets[args.sequences]);
     if (blocks == 0) {
         std::fill_n(args.next_query_offsets, args.sequences + 1, 0);

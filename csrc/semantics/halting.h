@@ -14,11 +14,19 @@ struct Halting {
     bool updated;       // counts as an update; false only where p is NaN
 };
 
-// `threshold` is 1 - act_epsilon rounded to float32. A threshold of 1 lets a token reach exactly 1
-// without passing it: it gets no remainder, and never runs again. Where p is NaN no comparison
-// holds, so the token leaves, and its weight NaN freezes it as NaN.
+// What the rule is told beside a token's own state.
 template <class State>
-AAF_INLINE Halting<State> halting_rule(State accumulated, State p, State threshold) {
+struct HaltingLimits {
+    State threshold = 0;  // 1 - act_epsilon rounded to float32
+};
+
+// A threshold of 1 lets a token reach exactly 1 without passing it: it gets no remainder, and never
+// runs again. Where p is NaN no comparison holds, so the token leaves, and its weight NaN freezes
+// it as NaN.
+template <class State>
+AAF_INLINE Halting<State> halting_rule(State accumulated, State p,
+                                       const HaltingLimits<State>& limits) {
+    const State threshold = limits.threshold;
     const State reached = accumulated + p;
     const bool halts = reached > threshold;
     const State remainder = halts ? State(1) - accumulated : State(0);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "halting.h"
 #include "matrix.h"
 #include "numbers.h"
 
@@ -40,6 +41,11 @@ struct AddLayerNorm {
     int64_t rows = 0, width = 0;
 };
 
+// Those that take each row by itself: the struct, and what the kernel is called.
+#define AAF_ROW_OPERATORS(DO)     \
+    DO(EmbedTokens, embed_tokens) \
+    DO(AddLayerNorm, add_layer_norm)
+
 // scatter_rows of one table, or of the two of write_kv: to[t].row(index[r]) = from[t].row(r). In
 // bytes: copying knows no dtype.
 struct ScatterRows {
@@ -68,7 +74,7 @@ struct HaltingStep {
     Matrix<const T> ffn_output, ffn_input, hidden;  // ffn_input.data is null where there is none
     LayerNorm<T> norm;
     const T *halting_weight = nullptr, *halting_bias = nullptr;
-    State threshold = 0;
+    HaltingLimits<State> limits;
     int64_t iteration = 0;
     bool last = false;
     const State* accumulated_probability = nullptr;

@@ -16,8 +16,8 @@ from suite.calibration import NotCalibrated, calibrated_model, depths_by_class
 from suite.cases import SELECTIONS, Case, case_named, selected
 from suite.gate import Gate, WrongResult
 from suite.inputs import fixed_batch, mixed_batch, sentence_batch
+from suite.measured_rows import read_rows
 from suite.models import make_model
-from suite.rows import read_rows
 from suite.variants import Result, all_variants
 from suite.work import dense_work, needed_work
 
@@ -167,7 +167,7 @@ def test_a_peak_is_found_on_a_machine_that_is_held_up():
     """A second passes whenever nobody looks: longer than all the time there is for a peak."""
     seconds = iter(range(100))
     clock = timing.Clock(now=lambda: float(next(seconds)))
-    assert machine._shortest(lambda: None, "cpu", clock) == 1.0
+    assert machine.shortest(lambda: None, "cpu", clock) == 1.0
 
 
 def test_cases_can_be_found_by_their_names():

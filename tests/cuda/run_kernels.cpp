@@ -124,7 +124,7 @@ void check_halting_step(const Batch& batch, const Memory<uint64_t>& workspace, f
     args.norm = {batch.ones.get(), batch.zeros.get(), 1e-12f};
     args.halting_weight = halting_weight.get();
     args.halting_bias = halting_bias.get();
-    args.threshold = threshold;
+    args.limits.threshold = threshold;
     args.iteration = kIteration;
     args.last = last;
     args.accumulated_probability = batch.accumulated.get();
@@ -141,18 +141,13 @@ void check_halting_step(const Batch& batch, const Memory<uint64_t>& workspace, f
     args.out = {out.get(), width};
     args.n_updates = n_updates.get();
     args.remainders = remainders.get();
-    cuda::halting_step(args, nullptr);
+    cuda::run(args, nullptr);
 
     std::vector<Halting<float>> rules;
     bool asking = false;
     for (int64_t r = 0; r < rows; ++r) {
-        const float reached = batch.accumulated[r] + 0.5f;
-        // The rule once more, in the words of the paper: a tie with the threshold runs on.
-        const bool halts = reached > threshold;
-        const float remainder = halts ? 1.0f - batch.accumulated[r] : 0.0f;
-        rules.push_back(
-            {reached, halts ? remainder : 0.5f, remainder, !halts && reached < 1, true});
-        asking |= rules.back().goes_on && reached < threshold;
+        rules.push_back(halting_rule(batch.accumulated[r], 0.5f, args.limits));
+        asking |= rules.back().goes_on && rules.back().accumulated < threshold;
     }
     int64_t running = 0, left = 0, sequence = 0;
     for (int64_t r = 0; r < rows; ++r) {
@@ -203,7 +198,7 @@ void check_rows(const Batch& batch) {
     norm.out = {out.get(), width};
     norm.rows = rows + kBeyond;
     norm.width = width;
-    cuda::add_layer_norm(norm, nullptr);
+    cuda::run(norm, nullptr);
     ScatterRows scatter;
     scatter.row_bytes = width * int64_t(sizeof(float));
     scatter.tables = 1;
@@ -212,7 +207,7 @@ void check_rows(const Batch& batch) {
     scatter.index = batch.tokens.get();
     scatter.row_count = live.get();
     scatter.rows = rows + kBeyond;
-    cuda::scatter_rows(scatter, nullptr);
+    cuda::run(scatter, nullptr);
     for (int64_t r = 0; r < rows; ++r) {
         const std::vector<double> expected = candidate(batch, r);
         for (int64_t i = 0; i < width; ++i) {
@@ -246,7 +241,7 @@ void check_attention(const Batch& batch) {
     args.distance_embedding = {distances.get(), width};
     args.distances = 2 * rows - 1;
     args.out = {out.get(), width};
-    cuda::ragged_attention(args, nullptr);
+    cuda::run(args, nullptr);
     for (int64_t b = 0; b < sequences; ++b)
         for (int64_t r = offsets[b]; r < offsets[b + 1]; ++r)
             for (int64_t i = 0; i < width; ++i) {

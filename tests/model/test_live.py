@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 from support import models as builders
+from support.count_rows import rows_through_the_ffn
 from support.models import assert_close
-from support.rows import rows_through_the_ffn
 from torch import nn
 
 import albert_act_fast as aaf

@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 from support import models as builders
+from support.count_rows import rows_through_the_ffn
 from support.models import MODELS, assert_close, head_output
-from support.rows import rows_through_the_ffn
 
 import albert_act_fast as aaf
 

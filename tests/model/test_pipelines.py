@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import models as builders
-from support.rows import count_rows
+from support.count_rows import count_rows
 from transformers import AutoTokenizer, pipeline
 
 import albert_act_fast as aaf

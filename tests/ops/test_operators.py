@@ -6,12 +6,11 @@ import pytest
 import torch
 from support.huge_scores import check_huge_scores, with_huge_scores
 from support.operator_parity import apply, check, copied, same_bits
-from support.operators import PLAIN
 
 from albert_act_fast import ops
 from albert_act_fast.ops import torch_ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS
-from suite.operator_calls import MAKERS, RAGGED, Call, Maker
+from suite.operator_calls import MAKERS, PLAIN, RAGGED, Call, Maker
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (1, 5, 48, 65, 768)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from support.compare import TIE, run, trace_reference
+from support.count_rows import count_rows
 from support.engines import ENGINES, WITH_GRADIENTS
 from support.models import mask_of, random_batch, random_lengths, random_model
-from support.rows import count_rows
 
 from albert_act_fast import engine
 

@@ -227,7 +227,7 @@ def test_weights_of_several_dtypes_run_on_plain_pytorch():
     model = model.to(torch.bfloat16)
     model.encoder.albert_layer.act.float()
     batch = random_batch(3, model.config, mask_of([5, 9]))
-    assert choose(needs_torch=model._needs_torch(torch.device("cpu"))).name == "torch"
+    assert "several dtypes" in model.explain_implementation()
     with torch.no_grad():
         expected = model(**batch, implementation="reference")
         result = model(**batch)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from suite.operator_calls import Call
-from support.operators import PLAIN
+from suite.operator_calls import PLAIN, Call
 
 # That queries and keys are multiplied by; in float16 they have to stay finite.
 _FACTORS = {torch.float16: 1e3, torch.float64: 1e12}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from albert_act_fast import ops
-from suite.operator_calls import INTEGER_POISON, Call
-from support.operators import PLAIN
+from suite.operator_calls import INTEGER_POISON, PLAIN, Call
 
 
 def apply(call: Call, implementation: str, device: str = "cpu") -> Call:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.count_rows import count_rows
 from support.models import mask_of, random_batch, random_model
-from support.rows import count_rows
 
 from albert_act_fast import AlbertActForMaskedLM
 

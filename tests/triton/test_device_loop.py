@@ -18,7 +18,8 @@ from albert_act_fast.engine.gpu import graphs, iterations
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.layer import HaltingLimits, layer_weights
+from albert_act_fast.engine.halting import HaltingLimits
+from albert_act_fast.engine.layer import layer_weights
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 POSITIONS = ("absolute", "relative_key", "relative_key_query")

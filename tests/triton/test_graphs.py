@@ -18,7 +18,8 @@ from albert_act_fast import engine
 from albert_act_fast.engine import gpu
 from albert_act_fast.engine.gpu import counts, graphs
 from albert_act_fast.engine.gpu.graphs import Capacity, CapturedLoop, LayerGraphs, capacity_of
-from albert_act_fast.engine.layer import HaltingLimits, layer_weights
+from albert_act_fast.engine.halting import HaltingLimits
+from albert_act_fast.engine.layer import layer_weights
 
 LIMITS = HaltingLimits(0.99, 12)
 

@@ -17,7 +17,8 @@ from albert_act_fast.engine.gpu.iterations import (
     LAUNCHES_PER_ITERATION,
     launch_all,
 )
-from albert_act_fast.engine.layer import HaltingLimits, layer_weights
+from albert_act_fast.engine.halting import HaltingLimits
+from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.ops import triton_ops
 
 # Kernels that an operator launches (its own tests count them), and operators that launch none.

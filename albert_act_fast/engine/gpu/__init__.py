@@ -16,14 +16,13 @@ from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Arriving, KnownAtFirst
 from albert_act_fast.engine.gpu.graphs import graphs_of
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.layer import HaltingLimits
+from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
-from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE
+from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE, ROW_DTYPES
 
 __all__ = ["describe", "graphs_of", "iterate", "warm_up", "why_not"]
 
 HOW = "all iterations without a host sync"
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def why_not(call: Call) -> str | None:
@@ -35,7 +34,7 @@ def why_not(call: Call) -> str | None:
         return reason
     weights = call.layer_weights
     dtype = weights.query[0].dtype
-    if dtype not in DTYPES:
+    if dtype not in ROW_DTYPES:
         return f"the weights are {dtype}"
     for name, tensor in weights.tensors().items():
         if tensor.dtype != dtype:

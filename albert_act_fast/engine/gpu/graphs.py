@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
+from albert_act_fast.engine.halting import HaltingLimits
+from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.flags import is_set
 

@@ -22,10 +22,11 @@ from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.halting import (
     Finished,
+    HaltingLimits,
     HaltingWeights,
     halting_step_arguments,
 )
-from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, WeightAndBias
+from albert_act_fast.engine.layer import LayerWeights, WeightAndBias
 
 LAUNCHES_PER_ITERATION = 8
 

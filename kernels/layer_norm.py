@@ -1,4 +1,4 @@
-"""What the kernels that go row by row share."""
+"""Rows and their LayerNorm, which several kernels share."""
 
 import triton
 import triton.language as tl
