@@ -107,7 +107,7 @@ void launch(const RaggedAttention<T>& args, const cpu::KeyValueStore<T>& store) 
     });
 }
 
-// Whatever the workspace holds, which is zeros afterwards.
+// Whatever the workspace holds: what is used of it is zeros before and after.
 template <class T>
 void launch(const HaltingStep<T>& args) {
     const int64_t blocks = cpu::halting_blocks(args.query_offsets[args.sequences]);

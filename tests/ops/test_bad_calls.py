@@ -6,9 +6,10 @@ import re
 
 import pytest
 import torch
+from support.operator_parity import check, copied
 
 from albert_act_fast import ops
-from suite.operator_calls import MAKERS, Maker
+from suite.operator_calls import MAKERS, Call, Maker
 
 NATIVE = [i for i in ("cpp", "cuda") if ops.registered("halting_step", i, "cpu")]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="no native operator runs on this CPU")
@@ -127,3 +128,15 @@ def test_a_bad_call_is_refused_and_writes_nothing(name, implementation, change, 
         if output != "workspace" and tensor.untyped_storage().nbytes():
             unwritten = tensor.isnan() if tensor.is_floating_point() else tensor < 0
             assert unwritten.all()
+
+
+@pytest.mark.skipif("cpp" not in NATIVE, reason="the C++ operators were not built")
+def test_the_cpp_halting_step_reads_nothing_of_its_workspace():
+    """What stands there decides where rows go, and would send them anywhere."""
+    call = MAKERS["halting_step"](Maker(1, torch.float32, False), 48, [70, 0, 5], beyond=0)
+    call.arguments["workspace"].fill_(7)
+    outputs = tuple(name for name in call.outputs if name != "workspace")
+    call = Call(call.operator, call.arguments, outputs)
+    ran = Call(call.operator, copied(call.arguments, "cpu"), outputs)
+    ops.implementation_of("halting_step", "cpp")(*ran.arguments.values())
+    check(call, ran)
