@@ -21,7 +21,9 @@ from pathlib import Path
 
 from transformers import AlbertTokenizer, AutoTokenizer, PreTrainedTokenizerBase
 
-STOCK_TOKENIZER = Path(__file__).parent / "data" / "tokenizer"
+# That of a model that was trained with it, whose folder is whole, so that anything can read it: one
+# copy serves both.
+STOCK_TOKENIZER = Path(__file__).parent / "data" / "models" / "sst2"
 STOCK_MAX_LENGTH = 512
 # Where one of these is saved the model has a tokenizer of its own.
 _TOKENIZER_FILES = (
