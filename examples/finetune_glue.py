@@ -93,8 +93,8 @@ def make_model(args, task: Task) -> AlbertActForSequenceClassification:
 
 
 def steered(tau: float, n_updates: Tensor, depth: float | None) -> float:
-    """tau for a batch of these depths: far more where they are above `depth`, far less below. Of
-    the batch alone, so that a resumed run needs no memory of it."""
+    """tau for a batch of these depths: far more where their mean is above `depth`, far less below.
+    Of the batch alone, so that a resumed run needs no memory of it."""
     return tau if depth is None else tau * (n_updates.float().mean().item() / depth) ** 8
 
 
@@ -190,9 +190,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dropout", type=float, default=0.1, help="in the encoder (default 0.1)")
     add("--classifier-dropout", type=float, default=0.1, help="default 0.1")
     add("--tau", type=float, default=5e-4, help="weight of the ponder cost (default 5e-4)")
-    add("--depth", type=float, help="mean iterations to keep near: weighs tau (default: constant)")
+    add("--depth", type=float, help="weigh tau so that depths do not grow beyond this mean")
     add("--halting-lr-factor", type=float, default=1.0, help="of the halting unit (default 1)")
-    add("--embedding-lr-factor", type=float, default=1.0, help="of the word embeddings (default 1)")
+    add("--embedding-lr-factor", type=float, default=1.0, help="of the embeddings (default 1)")
     add("--seed", type=int, default=0, help="default 0")
     add("--precision", choices=("fp32", "bf16"), default="bf16", help="default bf16 (autocast)")
     add("--save-dtype", choices=("float32", "float16"), default="float32", help="of the weights")

@@ -156,7 +156,8 @@ def test_rates_of_the_groups(load_example, pretrained):
     optimizer = training.make_optimizer(model, 0.01)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = {g["name"]: {names[id(p)] for p in g["params"]} for g in optimizer.param_groups}
-    assert groups["embeddings"] == {"albert.embeddings.word_embeddings.weight"}
+    tables = ("word", "position", "token_type")
+    assert groups["embeddings"] == {f"albert.embeddings.{t}_embeddings.weight" for t in tables}
     assert groups["halting"] == {n for n in names.values() if ".act.dense." in n}
     assert set().union(*groups.values()) == set(names.values())
     training.Schedule(10, 1e-3, 0, 0.1, halting_from=1, embedding_factor=20).apply(optimizer, 0)
