@@ -51,6 +51,8 @@ class AlbertActConfig(AlbertConfig):
         quantization: None, or "int8": the encoder's products with int8 weights and activations,
             on CPUs with the C++ operators; the halting state stays float32. Only implementation
             "reference" computes such a model in its own dtype.
+        add_pooling_layer: whether an `AlbertActModel` has a pooler, where its call does not say; a
+            saved model's configuration says what it had. Models with a head have what that needs.
 
     Raises:
         ValueError: a field is out of range, or the fields describe a model that is not
@@ -74,6 +76,7 @@ class AlbertActConfig(AlbertConfig):
     act_tau: int | float | None = None
     implementation: str = "auto"
     quantization: str | None = None
+    add_pooling_layer: bool = True
 
     @classmethod
     def tiny(cls, **overrides) -> AlbertActConfig:

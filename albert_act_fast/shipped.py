@@ -37,6 +37,15 @@ def shipped_model(name: str = DEFAULT_MODEL) -> Path:
     return Path(str(_MODELS / name))
 
 
+def is_sentence_encoder(folder: str | os.PathLike) -> bool:
+    """Whether a folder says how its token states become one embedding, and has no other head."""
+    folder = Path(folder)
+    if not (folder / "1_Pooling" / "config.json").is_file():
+        return False
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("architectures") in (None, [], ["AlbertActModel"])
+
+
 def pooling(folder: str | os.PathLike) -> str:
     """How a sentence encoder's token states become one embedding: "mean" or "cls".
 

@@ -29,6 +29,7 @@ from training import (
 
 from albert_act_fast import AlbertActForSequenceClassification
 from albert_act_fast.glue import TASKS, Task, evaluate, get_task, metrics, read_examples
+from albert_act_fast.modeling.heads import act_loss
 from albert_act_fast.tokenizer import load_tokenizer
 
 FIGURES = ("mean_depth", "rows_computed", "rows_dense")
@@ -91,6 +92,12 @@ def make_model(args, task: Task) -> AlbertActForSequenceClassification:
     )
 
 
+def steered(tau: float, n_updates: Tensor, depth: float | None) -> float:
+    """tau for a batch of these depths: far more where their mean is above `depth`, far less below.
+    Of the batch alone, so that a resumed run needs no memory of it."""
+    return tau if depth is None else tau * (n_updates.float().mean().item() / depth) ** 8
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.threads:
@@ -111,16 +118,17 @@ def main(argv: list[str] | None = None) -> None:
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = batches.at(step)
         with autocast(args.precision, model.device):
-            output = model(**batch, implementation=args.implementation)
+            output = model(**batch, act_tau=0.0, implementation=args.implementation)
         depths = DepthMeter()
         token = batch["attention_mask"].bool()
+        tau = steered(args.tau, output.n_updates[token], args.depth)
         cls = batch["input_ids"] == tokenizer.cls_token_id
         depths.add(output.n_updates, all=token, cls=cls)
-        figures = depths.means()
+        figures = depths.means() | {"tau_per_mille": 1000 * tau}
         if not task.is_regression:
             right = output.logits.argmax(-1) == batch["labels"]
             figures["accuracy"] = right.float().mean().item()
-        return output.loss, figures
+        return output.loss + act_loss(output.ponder_cost, tau), figures
 
     def evaluate_dev() -> dict[str, float]:
         result = evaluate(
@@ -144,7 +152,13 @@ def main(argv: list[str] | None = None) -> None:
         model,
         make_optimizer(model, args.weight_decay),
         args.output,
-        schedule=Schedule(steps, args.lr, min(args.warmup, steps // 10), args.halting_lr_factor),
+        schedule=Schedule(
+            steps,
+            args.lr,
+            min(args.warmup, steps // 10),
+            args.halting_lr_factor,
+            embedding_factor=args.embedding_lr_factor,
+        ),
         seed=args.seed,
         loss_at=loss_at,
         evaluate=evaluate_dev,
@@ -176,7 +190,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dropout", type=float, default=0.1, help="in the encoder (default 0.1)")
     add("--classifier-dropout", type=float, default=0.1, help="default 0.1")
     add("--tau", type=float, default=5e-4, help="weight of the ponder cost (default 5e-4)")
+    add("--depth", type=float, help="weigh tau so that depths do not grow beyond this mean")
     add("--halting-lr-factor", type=float, default=1.0, help="of the halting unit (default 1)")
+    add("--embedding-lr-factor", type=float, default=1.0, help="of the embeddings (default 1)")
     add("--seed", type=int, default=0, help="default 0")
     add("--precision", choices=("fp32", "bf16"), default="bf16", help="default bf16 (autocast)")
     add("--save-dtype", choices=("float32", "float16"), default="float32", help="of the weights")

@@ -123,7 +123,7 @@ def _options(
 ) -> None:
     if context.invoked_subcommand is None:
         raise CommandError(
-            "COMMAND: got none, expected depth, encode, classify, eval or info (see --help)"
+            "COMMAND: got none, expected depth, encode, classify, search, eval or info (see --help)"
         )
 
 

@@ -1,13 +1,15 @@
-"""`eval`: a fine-tuned model on GLUE, the reference and the engine side by side."""
+"""`eval`: a model on GLUE, the reference and the engine side by side, or speed against quality."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from albert_act_fast.cli import sweeping
 from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
 from albert_act_fast.cli.options import (
     DeviceOption,
@@ -17,19 +19,14 @@ from albert_act_fast.cli.options import (
     QuantizationOption,
     ThreadsOption,
 )
-from albert_act_fast.cli.output import needs_standard_output, print_json
+from albert_act_fast.cli.output import needs_standard_output, print_json, print_table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from albert_act_fast.glue import Comparison, Task
 
 ALL = "all"
-_NAMES = {
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "matthews": "Matthews",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-}
 
 
 def evaluate(
@@ -46,7 +43,8 @@ def evaluate(
             "--model",
             metavar="DIR|NAME",
             help="A model fine-tuned on the task: a folder or a hub name, {task} in it stands for "
-            "the task's name; or sst2, which ships.",
+            "the task's name; or sst2, which ships. On sts-b also a sentence encoder, as sentence, "
+            "which ships: scored by the cosine of its embeddings.",
         ),
     ],
     implementation: ImplementationOption = None,
@@ -80,6 +78,14 @@ def evaluate(
     skip_malformed: Annotated[
         bool, typer.Option("--skip-malformed", help="Leave malformed rows out; else an error.")
     ] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Speed against quality instead: the engine alone, with fewer iterations at most "
+            "and with other values of act_epsilon.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Metric, mean depth, rows computed and time, for the reference and for the engine.
@@ -89,8 +95,7 @@ def evaluate(
     `--task all` what is not run is listed with its reason, and something has to be run.
     """
     needs_standard_output()
-    from albert_act_fast import AlbertActForSequenceClassification
-    from albert_act_fast.cli.running import load_for_task
+    from albert_act_fast.cli.running import load_scorable
     from albert_act_fast.glue import TASKS, get_task
 
     try:
@@ -108,17 +113,22 @@ def evaluate(
     for one in tasks:
         name = model.replace("{task}", one.name)
         try:
-            network, tokenizer = load_for_task(
-                AlbertActForSequenceClassification,
-                name,
-                implementation,
-                device,
-                dtype,
-                quantization,
-                threads,
+            network, tokenizer, settings["pooling"] = load_scorable(
+                name, implementation, device, dtype, quantization, threads
             )
             settings["max_length"] = _max_length(max_length, network)
-            rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
+            run = sweeping.run if sweep else _compare
+            with _errors(), _progress(one.name) as on_batch:
+                result = run(
+                    network,
+                    tokenizer,
+                    one,
+                    data,
+                    implementation or "auto",
+                    on_batch=on_batch,
+                    **settings,
+                )
+            rows.append((one, result))
         except CommandError as error:
             if task != ALL:
                 raise
@@ -126,10 +136,11 @@ def evaluate(
             missing[one.name] = str(error)
             if error.status == FAILURE:
                 differing.append(one.name)
+    document, show = (sweeping.document, sweeping.show) if sweep else (_document, _show)
     if as_json:
-        print_json({"rows": [_document(one, result) for one, result in rows], "not_run": missing})
+        print_json({"rows": [document(one, result) for one, result in rows], "not_run": missing})
     else:
-        _print(rows, missing)
+        _print(rows, missing, show)
     if differing:
         raise CommandError(f"failed: {', '.join(differing)}; the reasons are listed.", FAILURE)
     if not rows:
@@ -149,20 +160,18 @@ def _require_libraries(data: str) -> None:
         raise CommandError(one_line(error)) from None
 
 
-def _compare(network, tokenizer, task: Task, data: str, implementation, settings) -> Comparison:
-    from albert_act_fast.glue import NotFinite, PredictionsDiffer, compare
+def _compare(*args, **settings) -> Comparison:
+    from albert_act_fast.glue import compare
+
+    return compare(*args, **settings)
+
+
+@contextmanager
+def _errors():
+    from albert_act_fast.glue import NotFinite, PredictionsDiffer
 
     try:
-        with _progress(task.name) as on_batch:
-            return compare(
-                network,
-                tokenizer,
-                task,
-                data,
-                implementation or "auto",
-                on_batch=on_batch,
-                **settings,
-            )
+        yield
     except (PredictionsDiffer, NotFinite) as error:
         raise CommandError(one_line(error), FAILURE) from None
     except (ValueError, ImportError) as error:
@@ -207,6 +216,7 @@ def _document(task: Task, result: Comparison) -> dict:
 
     return {
         "task": task.name,
+        "scored_by": result.engine.scored_by,
         "examples": result.reference.examples,
         "tokens": result.reference.tokens,
         "depth_limit": result.reference.depth_limit,
@@ -235,43 +245,26 @@ _COLUMNS = {
 }
 
 
-def _print(rows, missing: dict[str, str]) -> None:
+def _print(rows, missing: dict[str, str], show: Callable) -> None:
     from rich.console import Console
 
     # A file or a pipe gets whole rows, however wide.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     if rows:
-        _print_table(console, [cells for row in rows for cells in _cells(*row)])
-        engine = rows[0][1].engine
-        console.print(
-            f"engine: {engine.implementation}, "
-            f"{engine.quantization or engine.dtype}; rows and seconds: reference / "
-            "engine; seconds are the model's alone",
-            highlight=False,
-        )
+        show(console, rows)
     for name, reason in missing.items():
         console.print(f"not run: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_table(console, rows: list[list[str]]) -> None:
-    """A table, or, where the terminal is too narrow for it, a block of lines for each row."""
-    from rich.table import Table
-
-    table = Table()
-    for column, justify in _COLUMNS.items():
-        table.add_column(column, justify=justify, no_wrap=True)
-    for cells in rows:
-        table.add_row(*cells)
-    if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
-        console.print(table)
-        return
-    width = max(map(len, _COLUMNS))
-    for cells in rows:
-        for name, value in zip(_COLUMNS, cells, strict=True):
-            if value:
-                line = f"{name:<{width}}  {value}"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
-        console.print()
+def _show(console: Console, rows: list[tuple[Task, Comparison]]) -> None:
+    print_table(console, _COLUMNS, [cells for row in rows for cells in _cells(*row)])
+    engine = rows[0][1].engine
+    console.print(
+        f"engine: {engine.implementation}, {engine.quantization or engine.dtype}; "
+        "rows and seconds: reference / engine; seconds are the model's alone",
+        highlight=False,
+    )
+    sweeping.say_how_scored(console, {task.name: result.engine for task, result in rows})
 
 
 def _cells(task: Task, result: Comparison) -> list[list[str]]:
@@ -291,7 +284,7 @@ def _cells(task: Task, result: Comparison) -> list[list[str]]:
         found.append(
             [
                 task.name if i == 0 else "",
-                _NAMES[metric],
+                sweeping.NAMES[metric],
                 f"{task.published[metric]:.1f}",
                 f"{reference.metrics[metric]:.1f}",
                 f"{engine.metrics[metric]:.1f}",

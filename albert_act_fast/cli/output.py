@@ -84,3 +84,29 @@ def _finite(value):
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(console, columns: dict[str, str], rows: list[list[str]]) -> None:
+    """A table, or, where the terminal is too narrow for it, a block of lines for each row.
+
+    Args:
+        console: rich's.
+        columns: "left" or "right" of each column's name.
+    """
+    from rich.table import Table
+
+    table = Table()
+    for column, justify in columns.items():
+        table.add_column(column, justify=justify, no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+        console.print(table)
+        return
+    width = max(map(len, columns))
+    for cells in rows:
+        for name, value in zip(columns, cells, strict=True):
+            if value:
+                line = f"{name:<{width}}  {value}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print()

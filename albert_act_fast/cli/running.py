@@ -127,12 +127,12 @@ def load_for_task(
     quantization: Quantization | None = None,
     threads: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A task model with its trained head, in eval mode, and its tokenizer.
+    """A task model with its trained head, or the bare model, in eval mode, and its tokenizer.
 
     Raises:
         CommandError: as `load`; and where the checkpoint has no head of that kind.
     """
-    from albert_act_fast import implementations
+    from albert_act_fast import AlbertActModel, implementations
 
     place = _prepare(implementation, device, threads)
     with _errors_of("--implementation"):
@@ -141,9 +141,12 @@ def load_for_task(
     from albert_act_fast.text import loading
 
     loaded = _loading(name, lambda: loading.load(name, model_class))
-    if loaded.missing:
+    missing = sorted(loaded.missing)
+    if issubclass(model_class, AlbertActModel):  # its pooler has no part in a cosine
+        missing = [weight for weight in missing if not weight.startswith("pooler.")]
+    if missing:
         raise CommandError(
-            f"--model: got {name!r}, a model without {', '.join(sorted(loaded.missing))}; "
+            f"--model: got {name!r}, a model without {', '.join(missing)}; "
             "expected one fine-tuned on the task"
         )
     _check_vocabulary(name, loaded.model, loaded.tokenizer)
@@ -156,6 +159,35 @@ def load_for_task(
         with _errors_of("--quantization"):
             loaded.model.quantize(quantization.value)
     return loaded.model.to(place, _dtype(dtype)).eval(), loaded.tokenizer
+
+
+def load_scorable(
+    name: str,
+    implementation: str | None,
+    device: Device | None,
+    dtype: Dtype,
+    quantization: Quantization | None = None,
+    threads: int | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A fine-tuned classifier, or, of a folder that says how it pools, the sentence encoder without
+    any head; its tokenizer and pooling.
+
+    Raises:
+        CommandError: as `load_for_task`; and where the pooling is not known here.
+    """
+    from albert_act_fast import AlbertActForSequenceClassification, AlbertActModel
+    from albert_act_fast.shipped import is_sentence_encoder, pooling
+    from albert_act_fast.text.loading import source_of
+
+    source = source_of(name)
+    encodes = is_sentence_encoder(source)
+    model_class = AlbertActModel if encodes else AlbertActForSequenceClassification
+    try:
+        how = pooling(source)
+    except ValueError as error:
+        raise CommandError(f"--model: got {name!r}: {one_line(error)}") from None
+    found = load_for_task(model_class, name, implementation, device, dtype, quantization, threads)
+    return *found, how
 
 
 def _prepare(implementation: str | None, device: Device | None, threads: int | None) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from albert_act_fast import implementations
 from albert_act_fast.glue import metrics
 from albert_act_fast.glue.data import read_examples
+from albert_act_fast.glue.scoring import CosineScoring, HeadScoring, scoring_of
 from albert_act_fast.glue.tasks import Task, get_task
 
 OnBatch = Callable[[int, int], None]
@@ -37,6 +38,7 @@ class Evaluation:
 
     Attributes:
         implementation: that ran, "auto" resolved.
+        scored_by: "head", or how a model without one was scored.
         quantization: of the model, where this implementation heeds it.
         metrics: in per cent.
         mean_depth: iterations a token, over all tokens that are not padding.
@@ -45,12 +47,13 @@ class Evaluation:
         rows_dense: what the reference computes on the same batches.
         seconds: in the model, without reading and tokenising.
         predictions: class ids or scores, in the file's order.
-        logits: [examples, labels] float32.
+        logits: [examples, labels] float32; without a head [examples, 1], the cosines.
         n_updates: iterations of each example's tokens, without padding.
     """
 
     task: str
     implementation: str
+    scored_by: str
     dtype: str
     quantization: str | None
     metrics: dict[str, float]
@@ -96,6 +99,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     max_length: int = MAX_LENGTH,
     labels: Sequence[str] | None = None,
+    pooling: str = "mean",
     limit: int | None = None,
     skip_malformed: bool = False,
     on_batch: OnBatch | None = None,
@@ -103,7 +107,8 @@ def evaluate(
     """Runs the model over a split and scores it.
 
     Args:
-        model: an `AlbertActForSequenceClassification`; put in eval mode.
+        model: an `AlbertActForSequenceClassification`, or on STS-B an `AlbertActModel`, scored by
+            the cosine of the two texts' embeddings; put in eval mode.
         task: a name of `albert_act_fast.glue.TASKS`, or one of these.
         data: GLUE's folder, or "hub".
         implementation: see `albert_act_fast.implementations`.
@@ -111,6 +116,7 @@ def evaluate(
         max_length: longer inputs are truncated; 128 in GLUE's practice.
         labels: the names of the model's labels, in the order of its logits, where its configuration
             does not name them as the task does.
+        pooling: "mean" or "cls", of a model without a head.
         limit: only the first rows.
         on_batch: called with the batches done and their number, for a progress bar.
 
@@ -131,6 +137,7 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         labels=labels,
+        pooling=pooling,
         limit=limit,
         skip_malformed=skip_malformed,
         on_batch=on_batch,
@@ -148,6 +155,7 @@ def compare(
     batch_size: int = BATCH_SIZE,
     max_length: int = MAX_LENGTH,
     labels: Sequence[str] | None = None,
+    pooling: str = "mean",
     limit: int | None = None,
     skip_malformed: bool = False,
     on_batch: OnBatch | None = None,
@@ -177,6 +185,7 @@ def compare(
         batch_size=batch_size,
         max_length=max_length,
         labels=labels,
+        pooling=pooling,
         limit=limit,
         skip_malformed=skip_malformed,
         on_batch=on_batch,
@@ -220,6 +229,7 @@ def _evaluate(
     batch_size: int,
     max_length: int,
     labels: Sequence[str] | None,
+    pooling: str,
     limit: int | None,
     skip_malformed: bool,
     on_batch: OnBatch | None,
@@ -229,11 +239,12 @@ def _evaluate(
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, expected at least 1.")
     metrics.libraries()
-    classes = class_order(model.config, task, labels)
+    scoring = scoring_of(model, task, labels, pooling)
     names = [implementations.choose(name, device=model.device).name for name in names]
     examples = read_examples(task, data, split, skip_malformed=skip_malformed)[:limit]
-    batches = list(encode_batches(examples, tokenizer, batch_size, max_length))
-    runs = [_Run(len(examples)) for _ in names]
+    inputs = scoring.inputs(examples)
+    batches = list(encode_batches(inputs, tokenizer, batch_size, max_length))
+    runs = [_Run(len(inputs), scoring) for _ in names]
     was_training = model.training
     model.eval()
     try:
@@ -250,17 +261,16 @@ def _evaluate(
     finally:
         model.train(was_training)
     truth = [example.label for example in examples]
-    return [
-        run.result(task, name, model, classes, truth) for name, run in zip(names, runs, strict=True)
-    ]
+    return [run.result(task, name, model, truth) for name, run in zip(names, runs, strict=True)]
 
 
 class _Run:
     """Collects one implementation's results."""
 
-    def __init__(self, examples: int):
-        self.logits: list = [None] * examples
-        self.n_updates: list = [None] * examples
+    def __init__(self, inputs: int, scoring: HeadScoring | CosineScoring):
+        self.scoring = scoring
+        self.values: list = [None] * inputs
+        self.n_updates: list = [None] * inputs
         self.rows_dense = 0
         self.seconds = 0.0
 
@@ -273,22 +283,23 @@ class _Run:
         n_updates = output.n_updates
         self.rows_dense += n_updates.numel() * int(n_updates.max())
         token = batch["attention_mask"].bool()
+        values = self.scoring.values(output, token).cpu()
         for row, index in enumerate(indices):
-            self.logits[index] = output.logits[row].float().cpu()
+            self.values[index] = values[row]
             self.n_updates[index] = n_updates[row][token[row]].cpu()
 
-    def result(self, task: Task, name: str, model, classes, truth) -> Evaluation:
-        logits = torch.stack(self.logits)
-        _refuse_not_finite(logits, name)
-        if task.is_regression:
-            predictions = logits.squeeze(-1).tolist()
-        else:
-            predictions = logits[:, classes].argmax(-1).tolist()
-        depths = torch.cat(self.n_updates)
+    def result(self, task: Task, name: str, model, truth) -> Evaluation:
+        scoring = self.scoring
+        logits, n_updates, predictions = scoring.of_examples(
+            torch.stack(self.values), self.n_updates
+        )
+        _refuse_not_finite(logits, scoring.values_name, name)
+        depths = torch.cat(n_updates)
         running_rows = int(depths.sum())
         return Evaluation(
             task=task.name,
             implementation=name,
+            scored_by=scoring.scored_by,
             dtype=str(model.dtype).removeprefix("torch."),
             quantization=None if name == "reference" else model.config.quantization,
             metrics=metrics.score(task.metrics, predictions, truth),
@@ -301,58 +312,18 @@ class _Run:
             seconds=self.seconds,
             predictions=predictions,
             logits=logits,
-            n_updates=self.n_updates,
+            n_updates=n_updates,
         )
 
 
-def _refuse_not_finite(logits: Tensor, implementation: str) -> None:
+def _refuse_not_finite(logits: Tensor, what: str, implementation: str) -> None:
     bad = (~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if bad:
         raise NotFinite(
-            f"logits: implementation {implementation!r} gives values that are not finite for "
+            f"{what}: implementation {implementation!r} gives values that are not finite for "
             f"{len(bad)} of {len(logits)} examples, the first is example {bad[0]}, expected "
             "numbers (is the checkpoint damaged? does float32 help?)."
         )
-
-
-def class_order(config, task: Task, labels: Sequence[str] | None = None) -> list[int]:
-    """The model's logit of each of the task's classes, by the labels' names.
-
-    Args:
-        labels: the model's labels in the order of its logits; default: its configuration's.
-
-    Raises:
-        ValueError: they are not the task's; a model trained for another task has a score on this
-            one all the same, which means nothing.
-    """
-    expected = "one, a score" if task.is_regression else ", ".join(task.labels)
-    if config.num_labels != task.num_labels:
-        raise ValueError(
-            f"num_labels: the model has {config.num_labels}, expected {task.num_labels} for "
-            f"{task.name}: {expected}. Is it fine-tuned on this task?"
-        )
-    kind = "regression" if task.is_regression else "single_label_classification"
-    if config.problem_type not in (None, kind):
-        raise ValueError(
-            f"problem_type: the model's is {config.problem_type!r}, expected {kind!r} for "
-            f"{task.name}. Is it fine-tuned on this task?"
-        )
-    given = [config.id2label[i] for i in range(config.num_labels)] if labels is None else labels
-    names, wanted = ([_plain(name) for name in of] for of in (given, task.labels or ("score",)))
-    if task.is_regression and names == ["label_0"]:  # transformers' default, and there is one only
-        names = wanted
-    if sorted(names) != sorted(wanted):
-        whose = "the model's are" if labels is None else "got"
-        raise ValueError(
-            f"labels: {whose} {', '.join(map(str, given))}; {task.name} expects {expected}. If the "
-            "model is fine-tuned on this task, give the labels in the order of its logits."
-        )
-    return [names.index(name) for name in wanted]
-
-
-def _plain(label: str) -> str:
-    """Label names differ in case and in how words are joined."""
-    return str(label).casefold().replace("-", "_").replace(" ", "_")
 
 
 def encode_batches(

@@ -100,6 +100,16 @@ class AlbertActPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if wants_info else model
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As transformers' `save_pretrained`; the configuration that is written says whether there
+        is a pooler, so that a model without one loads without one."""
+        asked = self.config.add_pooling_layer
+        self.config.add_pooling_layer = getattr(self.base_model, "pooler", None) is not None
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.add_pooling_layer = asked  # of other models made from it
+
     def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs) -> str:
         """What computes attention is part of `implementation`; the names that change no number are
         accepted.
@@ -160,12 +170,18 @@ class AlbertActModel(AlbertActPreTrainedModel):
         "encoder.albert_layer.act": HaltingUnit,
     }
 
-    def __init__(self, config: AlbertActConfig, add_pooling_layer: bool = True):
+    def __init__(self, config: AlbertActConfig, add_pooling_layer: bool | None = None):
+        """
+        Args:
+            add_pooling_layer: default, what the configuration says.
+        """
         # A field may have been set since the configuration was made.
         config.validate_architecture()
         super().__init__(config)
         self.embeddings = AlbertActEmbeddings(config)
         self.encoder = AlbertActTransformer(config)
+        if add_pooling_layer is None:
+            add_pooling_layer = config.add_pooling_layer
         self.pooler = (
             nn.Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
         )

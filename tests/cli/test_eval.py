@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -110,6 +111,43 @@ def test_one_model_for_all_tasks_is_scored_on_those_it_fits(command):
     )
     assert "wnli expects not_entailment, entailment" in document["not_run"]["wnli"]
     assert len(document["not_run"]) == 9
+
+
+def test_a_sentence_encoder_is_scored_by_cosine(command, error):
+    """`sentence` has no head: of the ten tasks a cosine fits one."""
+    result = command(*arguments("sts-b", "sentence"))
+    assert "sts-b: scored by the cosine of mean-pooled embeddings" in result.stdout
+    document = json.loads(command(*arguments("all", "sentence", "--json")).stdout)
+    (row,) = document["rows"]
+    assert (row["task"], row["scored_by"]) == ("sts-b", "cosine of mean-pooled embeddings")
+    assert row["differing_predictions"] == []
+    assert len(document["not_run"]) == 9
+    assert "expected sts-b: a model without a head" in error(*arguments("sst-2", "sentence"))
+
+
+def test_pooling_that_is_not_known_is_refused(error, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "1_Pooling").mkdir()
+    settings = tmp_path / "1_Pooling" / "config.json"
+    settings.write_text('{"pooling_mode_max_tokens": true}')
+    assert "pooling_mode_max_tokens" in error(*arguments("sts-b", tmp_path))
+
+
+def test_sweep(command, sentiment):
+    result = command(*arguments("sst-2", sentiment, "--sweep", "--json"))
+    (row,) = json.loads(result.stdout)["rows"]
+    assert (row["task"], row["scored_by"], row["examples"]) == ("sst-2", "head", 6)
+    most = [rule["max_iterations"] for rule in row["rules"]]
+    assert most[:3] == [1, 2, 3]
+    rows = [rule["rows_computed"] for rule in row["rules"]]
+    assert rows[0] == row["tokens"]
+    assert rows[0] < rows[1] < max(rows)
+    assert rows[-1] < max(rows)
+    (own,) = json.loads(command(*arguments("sst-2", sentiment, "--json")).stdout)["rows"]
+    assert own["engine"]["rows_computed"] in rows
+    table = command(*arguments("sst-2", sentiment, "--sweep")).stdout
+    for piece in ("at most 1 iterations", "0.5", "accuracy", "rows computed: as a share"):
+        assert piece in table
 
 
 def test_labels_can_be_named(command, error, tmp_path):
@@ -226,12 +264,13 @@ def test_no_column_is_lost_in_a_narrow_terminal(sentiment, width, capsys):
     from rich.console import Console
 
     from albert_act_fast.cli import evaluate
+    from albert_act_fast.cli.output import print_table
     from albert_act_fast.glue import TASKS, compare
 
     model = AlbertActForSequenceClassification.from_pretrained(sentiment)
     result = compare(model, load_tokenizer(), "sst-2", GLUE, max_length=64)
     console = Console(width=width)
-    evaluate._print_table(console, evaluate._cells(TASKS["sst-2"], result))
+    print_table(console, evaluate._COLUMNS, evaluate._cells(TASKS["sst-2"], result))
     printed = capsys.readouterr().out
     for name in evaluate._COLUMNS:
         assert name in printed

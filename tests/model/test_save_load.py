@@ -55,8 +55,35 @@ def test_the_bare_model_loads_from_a_task_model(cls, tmp_path):
     expected = model.albert.state_dict()
     given = loaded.state_dict()
     assert all(torch.equal(given[name], tensor) for name, tensor in expected.items())
-    pooler = {"pooler.weight", "pooler.bias"}
-    assert set(info["missing_keys"]) == (set() if model.albert.pooler is not None else pooler)
+    assert (loaded.pooler is None) == (model.albert.pooler is None)
+    assert not info["missing_keys"]
+
+
+def test_a_bare_model_without_a_pooler_is_complete_without(tmp_path):
+    config = builders.config()
+    model = aaf.AlbertActModel(config, add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    assert config.add_pooling_layer  # of the next model made from it
+    assert aaf.AlbertActModel(config).pooler is not None
+    loaded, info = aaf.AlbertActModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())  # so that transformers reports nothing
+    assert loaded.pooler is None
+    assert aaf.AlbertActModel(loaded.config).pooler is None
+    asked, info = aaf.AlbertActModel.from_pretrained(
+        tmp_path, add_pooling_layer=True, output_loading_info=True
+    )
+    assert asked.pooler is not None
+    assert info["missing_keys"] == {"pooler.weight", "pooler.bias"}
+
+
+def test_a_head_that_needs_a_pooler_has_one_whatever_the_bare_model_had(tmp_path):
+    aaf.AlbertActModel(builders.config(), add_pooling_layer=False).save_pretrained(tmp_path)
+    model = aaf.AlbertActForSequenceClassification.from_pretrained(tmp_path)
+    assert model.albert.pooler is not None
+    model.save_pretrained(tmp_path / "trained")
+    bare, info = aaf.AlbertActModel.from_pretrained(tmp_path / "trained", output_loading_info=True)
+    assert torch.equal(bare.pooler.weight, model.albert.pooler.weight)
+    assert not info["missing_keys"]
 
 
 @pytest.mark.parametrize("cls", TASKS)

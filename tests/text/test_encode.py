@@ -333,9 +333,12 @@ def test_a_model_without_a_pooler(tokenizer, tmp_path):
     AlbertActForTokenClassification(config).save_pretrained(tmp_path / "head")
     with pytest.raises(ValueError, match="pooling: got 'pooler'"):
         TextEncoder.from_pretrained(tmp_path / "head").encode("so", pooling="pooler")
-    # A checkpoint of the bare model whose pooler would be random.
+    # A checkpoint of the bare model that does not say so: its pooler would be random.
     AlbertActModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "bare")
+    file = tmp_path / "bare" / "config.json"
+    file.write_text(file.read_text().replace('"add_pooling_layer": false', '"act_tau": null'))
     encoder = TextEncoder.from_pretrained(tmp_path / "bare")
+    assert encoder._lacks("pooler.")
     assert encoder.encode("so").shape == (48,)
     with pytest.raises(ValueError, match="pooling: got 'pooler'"):
         encoder.encode("so", pooling="pooler")

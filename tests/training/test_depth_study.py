@@ -1,4 +1,4 @@
-"""examples/depth_study.py and evaluate_sentence.py: figures on the shipped sentence encoder."""
+"""examples/depth_study.py: figures on the shipped sentence encoder."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from albert_act_fast import AlbertActModel
-from albert_act_fast.shipped import shipped_model
-from albert_act_fast.tokenizer import load_tokenizer
-
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
-@pytest.fixture(scope="module")
-def sentence():
-    folder = shipped_model("sentence")
-    model = AlbertActModel.from_pretrained(folder, add_pooling_layer=False).eval()
-    return model, load_tokenizer(folder)
 
 
 def test_word_classes(load_example):
@@ -56,21 +45,3 @@ def test_what_to_do_has_to_be_said(load_example, capsys):
         with pytest.raises(SystemExit):
             load_example("depth_study").main(arguments)
         assert "expected --text, or --sentences with --picture" in capsys.readouterr().err
-
-
-def test_evaluation_of_engine_against_plain_loop(load_example, capsys):
-    main = load_example("evaluate_sentence").main
-    main(["--data", str(FIXTURES / "glue"), "--precisions", "float32"])
-    row = capsys.readouterr().out.splitlines()[-1]
-    assert row.startswith("| float32 |")
-    assert "| 0 of " in row
-    assert row.endswith("| 0.00 % |")
-
-
-def test_sweep_costs_less_with_fewer_iterations(load_example, sentence):
-    example = load_example("evaluate_sentence")
-    rows = list(example.sweep(*sentence, FIXTURES / "glue", "mean"))
-    by_limit = [row["sts_depth"] for row in rows if row["rule"][1] == 0.01]
-    assert by_limit == sorted(by_limit)
-    by_epsilon = [row["sts_depth"] for row in rows if row["rule"][0] == 12][1:]
-    assert by_epsilon == sorted(by_epsilon, reverse=True)

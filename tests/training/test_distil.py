@@ -18,7 +18,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 SIZES = (
     "--steps 8 --warmup 2 --batch-tokens 96 --max-length 24 --held-out 0.1 --intermediate-size 32 "
     "--embedding-size 12 --heads 2 --iterations 6 --depth 3 --halting-from 4 --log-every 2 "
-    "--evaluate-every 0 --precision fp32 --teacher-tokens 200 --texts-a-source 20"
+    "--evaluate-every 0 --precision fp32 --teacher-tokens 200 --texts-a-source 20 "
+    "--halting-spread 0.5"
 ).split()
 
 
@@ -104,7 +105,7 @@ def test_help(load_example, capsys):
 
 
 def test_writes_a_model_its_pooling_and_a_log(distilled, teacher):
-    model = AlbertActModel.from_pretrained(distilled, add_pooling_layer=False)
+    model = AlbertActModel.from_pretrained(distilled)
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 6)
     assert model.config.implementation == "auto"
     saved, theirs = load_tokenizer(distilled), load_tokenizer(teacher)
@@ -197,7 +198,7 @@ def test_student_starts_from_what_a_token_says_alone(load_example, distilled):
 
 def test_a_narrower_student_gets_a_projection(distil, tmp_path):
     distil(tmp_path, "--hidden-size", "8")
-    model = AlbertActModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    model = AlbertActModel.from_pretrained(tmp_path)
     assert model.config.hidden_size == 8
     weights = torch.load(tmp_path / "checkpoint.pt")["model"]
     assert weights["projection.weight"].shape == (16, 8)
@@ -215,7 +216,7 @@ def test_losses_are_zero_for_the_teacher_itself(load_example):
 
 def test_tau_rises_while_tokens_go_too_deep(load_example, distilled):
     student_module = load_example("distil_student")
-    model = AlbertActModel.from_pretrained(distilled, add_pooling_layer=False)
+    model = AlbertActModel.from_pretrained(distilled)
     student = student_module.Student(model, 16)
     taus = [student.steer_tau(6.0, 4.0, 1e-4, 1e-5) for _ in range(5)]
     assert taus == sorted(taus)
@@ -263,7 +264,7 @@ def test_finetuning_on_scored_pairs(load_example, distilled, tmp_path):
     arguments += "--steps 4 --batch-size 4 --log-every 2 --precision fp32".split()
     finetune.main([*map(str, arguments)])
     assert "sts_spearman" in log_of(tmp_path)[-1]["held_out"]
-    AlbertActModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    AlbertActModel.from_pretrained(tmp_path)
     assert (tmp_path / "1_Pooling" / "config.json").is_file()
 
 

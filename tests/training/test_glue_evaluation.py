@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from albert_act_fast import AlbertActConfig, AlbertActForSequenceClassification
-from albert_act_fast.glue import PredictionsDiffer, compare, evaluate, get_task
-from albert_act_fast.glue.evaluate import class_order, encode_batches
+from albert_act_fast import AlbertActConfig, AlbertActForSequenceClassification, AlbertActModel
+from albert_act_fast.glue import (
+    NotFinite,
+    PredictionsDiffer,
+    compare,
+    evaluate,
+    get_task,
+    read_examples,
+    sweep,
+)
+from albert_act_fast.glue.evaluate import encode_batches
 from albert_act_fast.glue.metrics import score
+from albert_act_fast.glue.scoring import class_order
 from albert_act_fast.tokenizer import load_tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "glue"
@@ -198,8 +207,6 @@ def test_what_is_missing_is_said_before_the_model_runs(
 
 
 def test_pairs_have_token_types(tokenizer):
-    from albert_act_fast.glue import read_examples
-
     examples = read_examples(get_task("sts-b"), FIXTURES)
     (indices, batch), *_ = encode_batches(examples, tokenizer, 2, 128)
     row = batch["input_ids"][0].tolist()
@@ -213,3 +220,67 @@ def test_the_model_s_mode_is_restored(tokenizer):
     model = classifier().train()
     evaluate(model, tokenizer, "sst-2", FIXTURES)
     assert model.training
+
+
+def sentence_encoder() -> AlbertActModel:
+    return classifier("sts-b").albert
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_model_without_a_head_is_scored_by_cosine(tokenizer, pooling):
+    """By hand: every text alone, without padding."""
+    model = sentence_encoder()
+    found = compare(model, tokenizer, "sts-b", FIXTURES, "torch", batch_size=3, pooling=pooling)
+    assert found.engine.scored_by == f"cosine of {pooling}-pooled embeddings"
+    assert (found.differing_predictions, found.differing_depths) == ([], 0)
+    examples = read_examples(get_task("sts-b"), FIXTURES)
+    assert found.engine.examples == len(examples)
+    for i, example in enumerate(examples):
+        with torch.no_grad():
+            pair = [model(**tokenizer(text, return_tensors="pt")) for text in example.texts]
+        states = [out.last_hidden_state[0] for out in pair]
+        first, second = (s.mean(0) if pooling == "mean" else s[0] for s in states)
+        cosine = torch.cosine_similarity(first, second, dim=0).item()
+        assert found.engine.predictions[i] == pytest.approx(cosine, abs=1e-5)
+        depths = torch.cat([out.n_updates[0] for out in pair])
+        assert torch.equal(found.engine.n_updates[i], depths)
+    labels = [example.label for example in examples]
+    expected = score(["spearman", "pearson"], found.engine.predictions, labels)
+    assert found.engine.metrics == pytest.approx(expected)
+
+
+def test_what_a_cosine_cannot_score_is_refused(tokenizer):
+    model = sentence_encoder()
+    for task in ("sst-2", "mrpc"):
+        with pytest.raises(ValueError, match=f"task: got '{task}', expected sts-b"):
+            evaluate(model, tokenizer, task, FIXTURES)
+    with pytest.raises(ValueError, match="labels: got score, expected none"):
+        evaluate(model, tokenizer, "sts-b", FIXTURES, labels=["score"])
+    with pytest.raises(ValueError, match="pooling: got 'max', expected one of mean, cls"):
+        evaluate(model, tokenizer, "sts-b", FIXTURES, pooling="max")
+    with torch.no_grad():
+        model.encoder.albert_layer.ffn.weight[0, 0] = float("nan")
+    with pytest.raises(NotFinite, match="cosines: implementation"):
+        evaluate(model, tokenizer, "sts-b", FIXTURES)
+
+
+def test_sweep_evaluates_every_rule_and_sets_the_model_s_back(tokenizer):
+    model = classifier()
+    rows = list(sweep(model, tokenizer, "sst-2", FIXTURES, "torch"))
+    rules = [(rule.max_iterations, rule.act_epsilon) for rule, _ in rows]
+    assert rules[:6] == [(n, 0.01) for n in (1, 2, 3, 4, 6, 8)]
+    assert rules[6:] == [(8, e) for e in (0.05, 0.1, 0.2, 0.3, 0.5)]
+    fewer, own, sooner = rows[2], rows[5], rows[8]
+    assert max(map(max, fewer[1].n_updates)) == 3
+    assert sooner[1].rows_computed < own[1].rows_computed
+    expected = evaluate(model, tokenizer, "sst-2", FIXTURES, "torch")
+    assert torch.equal(own[1].logits, expected.logits)
+    for rule, found in (fewer, sooner):
+        config = {"num_hidden_layers": rule.max_iterations, "act_epsilon": rule.act_epsilon}
+        other = classifier(**config)
+        other.load_state_dict(model.state_dict())
+        again = evaluate(other, tokenizer, "sst-2", FIXTURES, "torch")
+        assert torch.equal(found.logits, again.logits)
+    with pytest.raises(ValueError, match="no file"):
+        next(sweep(model, tokenizer, "sst-2", "nowhere"))
+    assert (model.config.num_hidden_layers, model.config.act_epsilon) == (8, 0.01)

@@ -142,6 +142,31 @@ def test_finetuning_resumes_exactly(finetune, tmp_path):
     assert_same_weights(one, other)
 
 
+def test_tau_is_weighed_by_the_batch_s_depth(load_example):
+    steered = load_example("finetune_glue").steered
+    depths = torch.tensor([3, 5])
+    assert steered(1e-4, depths, None) == steered(1e-4, depths, 4.0) == 1e-4
+    assert steered(1e-4, depths, 2.0) == pytest.approx(256e-4)
+    assert steered(1e-4, depths, 8.0) == pytest.approx(1e-4 / 256)
+
+
+def test_rates_of_the_groups(load_example, pretrained):
+    training = load_example("training")
+    model = AlbertActForSequenceClassification.from_pretrained(pretrained)
+    optimizer = training.make_optimizer(model, 0.01)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = {g["name"]: {names[id(p)] for p in g["params"]} for g in optimizer.param_groups}
+    tables = ("word", "position", "token_type")
+    assert groups["embeddings"] == {f"albert.embeddings.{t}_embeddings.weight" for t in tables}
+    assert groups["halting"] == {n for n in names.values() if ".act.dense." in n}
+    assert set().union(*groups.values()) == set(names.values())
+    training.Schedule(10, 1e-3, 0, 0.1, halting_from=1, embedding_factor=20).apply(optimizer, 0)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx(
+        {"matrices": 1e-3, "vectors": 1e-3, "halting": 0, "embeddings": 2e-2}
+    )
+
+
 def test_finetuning_begins_only_with_what_its_end_needs(finetune, tmp_path, monkeypatch):
     data = tmp_path / "glue"
     (data / "SST-2").mkdir(parents=True)
