@@ -21,6 +21,7 @@ from suite.machine import facts
 from suite.memory import measure_here
 from suite.rows import append_row, read_rows
 from suite.runner import Runner
+from suite.tables import serving_lines
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Device = Annotated[str, typer.Option(help='"cpu" or "cuda".')]
@@ -42,7 +43,8 @@ def list_selections() -> None:
     typer.echo("operators: each operator against its floor")
     typer.echo("parts: where a call of the engine in C++ spends its time")
     typer.echo("training: a training step")
-    typer.echo("cpu: all of these but quick and gpu")
+    typer.echo("serve: the service under load, beside other servers")
+    typer.echo("cpu: all of these but quick, gpu and serve")
 
 
 @app.command()
@@ -100,6 +102,8 @@ def run(
             runner.run_parts()
         if selection in ("training", "cpu") and case is None:
             console.print(case_table(runner.run_training()))
+        if selection == "serve" and case is None:
+            console.print(serve_table(runner.run_serve()))
     console.print(f"rows in {output}")
     if runner.wrong:
         raise typer.Exit(1)
@@ -123,6 +127,15 @@ def case_table(rows: list[dict]) -> Table:
             f"{memory / 2**20:.0f} MiB" if memory else "",
             f"{row['error']:.1e}",
         )
+    return table
+
+
+def serve_table(rows: list[dict]) -> Table:
+    """Rows of the service for reading."""
+    header, lines = serving_lines(rows)
+    table = Table(*header, caption="\n".join(f"{v}: {why}" for v, why in _left_out_servers(rows)))
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -220,6 +233,11 @@ def _read(path: Path) -> list[dict]:
         return read_rows(path)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _left_out_servers(rows: list[dict]) -> list[tuple[str, str]]:
+    reasons = [(row["variant"], row.get("skipped") or row.get("wrong")) for row in rows]
+    return [(variant, why) for variant, why in reasons if why]
 
 
 def _left_out(rows: list[dict]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
-from suite import machine, operators, parts, timing, training
+from suite import machine, operators, parts, serving, timing, training
 from suite.calibration import depth_table, depths_by_class, targets
 from suite.cases import BASELINE, Case
 from suite.gate import Check, Gate, WrongResult
@@ -212,6 +212,17 @@ class Runner:
         self.console.print("[bold]training step[/bold]")
         with tqdm(total=2 * training.ROUNDS + 2, desc="training", leave=False) as bar:
             return self._others(training.training_rows(self.folder, bar.update))
+
+    def run_serve(self) -> list[dict]:
+        """The service under load, and others beside it."""
+        self.console.print("[bold]service[/bold]")
+        servers = tuple(s for s in serving.SERVERS if self.only is None or s.name in self.only)
+        with tqdm(total=serving.steps(), desc="serve", leave=False) as bar:
+            return self._others(
+                serving.serve_rows(
+                    self.folder, bar.update, effort=self.effort, servers=servers, clock=self.clock
+                )
+            )
 
     def _others(self, rows: list[dict]) -> list[dict]:
         self.wrong += [row["variant"] for row in rows if "wrong" in row]
