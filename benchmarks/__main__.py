@@ -21,7 +21,6 @@ from suite.machine import facts
 from suite.memory import measure_here
 from suite.rows import append_row, read_rows
 from suite.runner import Runner
-from suite.tables import serving_lines
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Device = Annotated[str, typer.Option(help='"cpu" or "cuda".')]
@@ -132,6 +131,8 @@ def case_table(rows: list[dict]) -> Table:
 
 def serve_table(rows: list[dict]) -> Table:
     """Rows of the service for reading."""
+    from suite.tables import serving_lines  # with Matplotlib behind it
+
     header, lines = serving_lines(rows)
     table = Table(*header, caption="\n".join(f"{v}: {why}" for v, why in _left_out_servers(rows)))
     for line in lines:
@@ -225,6 +226,8 @@ def commits(
         for commit, status in zip((base, head), run_by_turns(sites, arguments), strict=True):
             if status != 0:
                 typer.echo(f"{commit}: the run ended with status {status}, see above")
+        if not all(path.exists() for path in rows):
+            raise typer.Exit(1)
         compare(*rows)
 
 
