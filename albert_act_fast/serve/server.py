@@ -82,6 +82,8 @@ def serve(
         server_header=False,
         proxy_headers=False,
         backlog=4096,
+        # Longer than proxies keep theirs, so that these close first.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.timeout + settings.transfer_timeout) + 1,
     )
     server = Server(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from suite.timing import MACHINE_CLOCK, Clock
 
 # Requests under way at once; one that would be beyond is counted, not sent.
 MOST_UNDER_WAY = 4096
+# Seconds after which a connection is not used again: servers close what is idle for 5.
+MOST_IDLE = 2.0
 
 
 @dataclass
@@ -45,14 +48,13 @@ class Target:
 
     def __init__(self, host: str, port: int):
         self._address = host, port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Status and body of the answer. Raises OSError, IncompleteReadError: no whole answer."""
-        if self._idle:
-            reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection(*self._address, limit=1 << 20)
+        reader, writer = self._newest() or await asyncio.open_connection(
+            *self._address, limit=1 << 20
+        )
         try:
             head = (
                 f"POST {path} HTTP/1.1\r\nHost: loopback\r\nContent-Type: application/json\r\n"
@@ -65,13 +67,24 @@ class Target:
         except BaseException:
             writer.close()
             raise
-        self._idle.append((reader, writer))
+        self._idle.append((time.monotonic(), reader, writer))
         return int(lines[0].split(" ")[1]), answer
 
     def close(self) -> None:
-        for _, writer in self._idle:
+        """Closes what is idle."""
+        for _, _, writer in self._idle:
             writer.close()
         self._idle = []
+
+    def _newest(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        if not self._idle:
+            return None
+        since, reader, writer = self._idle.pop()
+        if time.monotonic() - since < MOST_IDLE:
+            return reader, writer
+        writer.close()
+        self.close()  # the others are older
+        return None
 
 
 async def closed_loop(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from support.serving import listening
 
-FEW, MANY = 8, 300
+FEW, MANY = 4, 300
 
 
 def _check(encoder, examples: int) -> None:
