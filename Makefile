@@ -38,7 +38,7 @@ endef
 # Modules are compiled when they are first imported: of most packages only a few ever are.
 PIP_INSTALL := $(BIN)/pip install --no-compile
 
-$(STAMP): $(BUILT_FROM) requirements/dev.txt requirements/triton.txt
+$(STAMP): $(BUILT_FROM) requirements/dev.txt requirements/serve.txt requirements/triton.txt
 	$(create_venv)
 	@echo "[venv] 2/3 the other pinned requirements"
 	@$(PIP_INSTALL) -r requirements/dev.txt
@@ -155,6 +155,8 @@ lint: $(STAMP) ## check style, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(if $(CPP_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES))
+	$(if $(wildcard $(BIN)/hadolint),$(BIN)/hadolint Dockerfile)
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec compose.yaml
 
 format: $(STAMP) ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix-only .

@@ -301,6 +301,7 @@ setup(
     package_data={
         "albert_act_fast": ["py.typed", "data/**/*"],
         "albert_act_fast.kernels": ["*.md"],
+        "albert_act_fast.serve": ["*.html"],
     },
     # The wheel holds what is listed above and nothing else, whatever lies in the tree.
     include_package_data=False,

@@ -42,7 +42,8 @@ def list_selections() -> None:
     typer.echo("operators: each operator against its floor")
     typer.echo("parts: where a call of the engine in C++ spends its time")
     typer.echo("training: a training step")
-    typer.echo("cpu: all of these but quick and gpu")
+    typer.echo("serve: the service under load, beside other servers")
+    typer.echo("cpu: all of these but quick, gpu and serve")
 
 
 @app.command()
@@ -100,6 +101,8 @@ def run(
             runner.run_parts()
         if selection in ("training", "cpu") and case is None:
             console.print(case_table(runner.run_training()))
+        if selection == "serve" and case is None:
+            console.print(serve_table(runner.run_serve()))
     console.print(f"rows in {output}")
     if runner.wrong:
         raise typer.Exit(1)
@@ -123,6 +126,17 @@ def case_table(rows: list[dict]) -> Table:
             f"{memory / 2**20:.0f} MiB" if memory else "",
             f"{row['error']:.1e}",
         )
+    return table
+
+
+def serve_table(rows: list[dict]) -> Table:
+    """Rows of the service for reading."""
+    from suite.tables import serving_lines  # with Matplotlib behind it
+
+    header, lines = serving_lines(rows)
+    table = Table(*header, caption="\n".join(f"{v}: {why}" for v, why in _left_out_servers(rows)))
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -222,6 +236,11 @@ def _read(path: Path) -> list[dict]:
         return read_rows(path)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _left_out_servers(rows: list[dict]) -> list[tuple[str, str]]:
+    reasons = [(row["variant"], row.get("skipped") or row.get("wrong")) for row in rows]
+    return [(variant, why) for variant, why in reasons if why]
 
 
 def _left_out(rows: list[dict]) -> list[tuple[str, str]]:

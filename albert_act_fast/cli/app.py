@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from albert_act_fast.cli import classify, depth, encode, evaluate, info, search
+from albert_act_fast.cli import classify, depth, encode, evaluate, info, search, serve
 from albert_act_fast.cli.errors import (
     FAILURE,
     CommandError,
@@ -101,6 +101,7 @@ app.command("depth")(depth.depth)
 app.command("encode")(encode.encode)
 app.command("classify")(classify.classify)
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("eval")(evaluate.evaluate)
 app.command("info")(info.info)
 
@@ -123,7 +124,8 @@ def _options(
 ) -> None:
     if context.invoked_subcommand is None:
         raise CommandError(
-            "COMMAND: got none, expected depth, encode, classify, search, eval or info (see --help)"
+            "COMMAND: got none, expected depth, encode, classify, search, serve, eval or info (see "
+            "--help)"
         )
 
 

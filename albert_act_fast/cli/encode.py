@@ -39,6 +39,17 @@ class Pooling(str, Enum):
     POOLER = "pooler"
 
 
+PoolingOption = Annotated[
+    Pooling | None,
+    typer.Option(
+        "--pooling",
+        help="mean: of all tokens' states, [CLS] and [SEP] included; cls: the state of [CLS]; "
+        "pooler: the model's pooler_output.",
+        show_default="what the model's 1_Pooling/config.json says, else mean",
+    ),
+]
+
+
 def encode(
     input_file: Annotated[
         str, typer.Argument(metavar="INPUT_FILE", help=text_formats.HELP, show_default=False)
@@ -47,15 +58,7 @@ def encode(
         Path, typer.Option("--output", "-o", metavar="OUT", help=embeddings_file.HELP)
     ],
     field: options.FieldOption = None,
-    pooling: Annotated[
-        Pooling | None,
-        typer.Option(
-            "--pooling",
-            help="mean: of all tokens' states, [CLS] and [SEP] included; cls: the state of [CLS]; "
-            "pooler: the model's pooler_output.",
-            show_default="what the model's 1_Pooling/config.json says, else mean",
-        ),
-    ] = None,
+    pooling: PoolingOption = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Divide each embedding by its norm.")
     ] = False,
@@ -176,7 +179,10 @@ class _Job:
         )
         choice = self.encoder._options(False, truncate)
         with running.option_errors():
-            stream = self.encoder._embeddings(self._feed(), settings, choice, **self.settings)
+            work = self.encoder._embedding_work(choice, **self.settings)
+        from albert_act_fast.text import pipeline
+
+        stream = pipeline.run(self._feed(), work, settings)
         try:
             self._take(stream)
         finally:

@@ -180,11 +180,11 @@ class FrozenEncoder:
             f"{self.implementation} on {self.device})"
         )
 
-    def _run(self, texts, options: TokenizeOptions, compute, finish, settings):
+    def _work(self, options: TokenizeOptions, compute, finish) -> pipeline.Work:
         def tokenize(first, block):
             return self._tokenizer(first, block, options)
 
-        return pipeline.run(texts, tokenize, compute, finish, settings)
+        return pipeline.Work(tokenize, compute, finish)
 
     def _options(self, offsets, truncation, chunk=False, chunk_overlap=None) -> TokenizeOptions:
         if chunk_overlap is None:

@@ -52,10 +52,11 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class PooledBatch:
-    """rows: float32 [B, H]; updates: int64 [B], token iterations of each sequence."""
+    """rows: float32 [B, H]; tokens_by_iterations: int64 [B, N + 1], of each sequence how many
+    tokens took 0 to N iterations, where N is the most that one took."""
 
     rows: np.ndarray
-    updates: np.ndarray
+    tokens_by_iterations: np.ndarray
 
 
 def encode_packed(
@@ -76,8 +77,17 @@ def encode_packed(
         # At padding states are 0.
         lengths = batch.offsets.diff().to(out.last_hidden_state.device)
         pooled = out.last_hidden_state.float().sum(dim=1) / lengths.unsqueeze(1)
-    updates = out.n_updates.sum(dim=1).round().long()
-    return PooledBatch(pooled.float().cpu().numpy(), updates.cpu().numpy())
+    return PooledBatch(pooled.float().cpu().numpy(), _histograms(out.n_updates, batch))
+
+
+def _histograms(n_updates: Tensor, batch: PackedBatch) -> np.ndarray:
+    n_updates = n_updates.round().long().cpu()
+    sequences, columns = len(n_updates), int(n_updates.max()) + 1
+    places = n_updates + columns * torch.arange(sequences).unsqueeze(1)
+    counts = places.flatten().bincount(minlength=sequences * columns).view(sequences, columns)
+    # At padding n_updates is 0.
+    counts[:, 0] -= n_updates.size(1) - batch.offsets.diff()
+    return counts.numpy()
 
 
 def run_padded(model: nn.Module, batch: PackedBatch, *, implementation: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -173,27 +174,27 @@ class TextEncoder(FrozenEncoder, TextTasks):
         """
         if isinstance(sentences, str):
             raise TypeError("sentences: got a string, expected an iterable of strings.")
-        return self._embeddings(
-            sentences,
-            self._settings(batch_tokens, batch_size, errors, ordered, window, tokenizer_threads),
+        settings = self._settings(
+            batch_tokens, batch_size, errors, ordered, window, tokenizer_threads
+        )
+        work = self._embedding_work(
             self._options(False, truncation, chunk, chunk_overlap),
             pooling=pooling,
             normalize=normalize,
             max_iterations=max_iterations,
             act_epsilon=act_epsilon,
         )
+        return pipeline.run(sentences, work, settings)
 
-    def _embeddings(
+    def _embedding_work(
         self,
-        sentences: Iterable[str],
-        settings: pipeline.Settings,
         options: TokenizeOptions,
         *,
-        pooling: str | None,
-        normalize: bool,
-        max_iterations: int | None,
-        act_epsilon: float | None,
-    ) -> Iterator[TextEmbedding | TextError]:
+        pooling: str | None = None,
+        normalize: bool = False,
+        max_iterations: int | None = None,
+        act_epsilon: float | None = None,
+    ) -> pipeline.Work:
         pooling = self.pooling if pooling is None else pooling
         if pooling is None:
             raise ValueError(
@@ -218,7 +219,7 @@ class TextEncoder(FrozenEncoder, TextTasks):
                 )
             finite = np.isfinite(out.rows).all(axis=1)
             return [
-                (out.rows[i], int(out.updates[i])) if finite[i] else self._not_finite(text)
+                (out.rows[i], out.tokens_by_iterations[i]) if finite[i] else self._not_finite(text)
                 for i, text in enumerate(batch)
             ]
 
@@ -229,10 +230,10 @@ class TextEncoder(FrozenEncoder, TextTasks):
                 embedding = np.average([p[0] for p in parts], 0, weights).astype(np.float32)
             if normalize:
                 embedding /= max(np.linalg.norm(embedding), 1e-12)
-            cost = _cost(windows, sum(p[1] for p in parts))
+            cost = _cost(windows, [p[1] for p in parts])
             return TextEmbedding(windows[0].index, windows[0].text, embedding, cost, rule)
 
-        return self._run(sentences, options, compute, finish, settings)
+        return self._work(options, compute, finish)
 
     def __call__(
         self,
@@ -259,9 +260,14 @@ class TextEncoder(FrozenEncoder, TextTasks):
         return {output_column: self.encode(rows[column], **options)}
 
 
-def _cost(windows: list[TokenizedText], rows: int) -> TextCost:
+def _cost(windows: list[TokenizedText], histograms: list[np.ndarray]) -> TextCost:
+    columns = zip_longest(*(histogram.tolist() for histogram in histograms), fillvalue=0)
+    histogram = [sum(column) for column in columns]
+    while histogram[-1] == 0:
+        histogram.pop()
+    rows = sum(iterations * tokens for iterations, tokens in enumerate(histogram))
     tokens = sum(len(w.input_ids) for w in windows)
-    return TextCost(tokens, rows, windows[0].truncated, len(windows))
+    return TextCost(tokens, rows, windows[0].truncated, len(windows), tuple(histogram))
 
 
 def _list(sentences: str | Iterable[str]) -> Sequence[str]:

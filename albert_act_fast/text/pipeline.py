@@ -28,6 +28,28 @@ Finish = Callable[[Windows, list[Any]], Any]
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a task does with texts, in parts that whoever batches them calls.
+
+    compute takes windows of any texts, as many as memory holds; finish makes a text's result of its
+    windows and what compute gave for each.
+    """
+
+    tokenize: Tokenize
+    compute: Compute
+    finish: Finish
+
+    def computed(self, batch: Sequence[TokenizedText]) -> list[Any]:
+        """`compute`, in halves where memory does not suffice: a result or a TextError for each."""
+        return _compute(batch, self.compute)
+
+    def finished(self, windows: Windows, parts: list[Any]) -> Any:
+        """A text's result, or the first TextError among its parts."""
+        errors = [part for part in parts if isinstance(part, TextError)]
+        return errors[0] if errors else self.finish(windows, parts)
+
+
+@dataclass(frozen=True)
 class Settings:
     """window_texts, window_tokens: texts that are held, and sorted by length, at once; at least
     one block; where a window ends depends on the texts alone. batch_tokens, batch_texts: most in
@@ -46,15 +68,9 @@ class Settings:
     on_window: Callable[[], None] | None = None
 
 
-def run(
-    texts: Iterable[object],
-    tokenize: Tokenize,
-    compute: Compute,
-    finish: Finish,
-    settings: Settings,
-) -> Iterator[Any]:
-    """A result of `finish` for each text; in the place of one that failed its TextError, unless
-    that stops.
+def run(texts: Iterable[object], work: Work, settings: Settings) -> Iterator[Any]:
+    """A result of `work.finish` for each text; in the place of one that failed its TextError,
+    unless that stops.
 
     The texts are read, and the model runs, in the caller's thread; closing the iterator ends the
     threads. What precedes the first text that stops comes first; so does all that was read before
@@ -75,7 +91,7 @@ def run(
                     first, block = reader.block()
                     if not block:
                         break
-                    blocks.append(pool.submit(tokenize, first, block))
+                    blocks.append(pool.submit(work.tokenize, first, block))
                 if not blocks:
                     break
                 for item in blocks.popleft().result():
@@ -86,7 +102,7 @@ def run(
                 break
             if settings.fail_first and reader.failure is not None and not blocks:
                 break  # it cut this window short
-            yield from _window(window, compute, finish, settings)
+            yield from _window(window, work, settings)
             if settings.on_window is not None:
                 settings.on_window()
         if reader.failure is not None:
@@ -123,7 +139,7 @@ class _Reader:
         return first, block
 
 
-def _window(window, compute: Compute, finish: Finish, settings: Settings) -> Iterator[Any]:
+def _window(window, work: Work, settings: Settings) -> Iterator[Any]:
     def stops(item) -> bool:
         return isinstance(item, TextError) and settings.stops(item)
 
@@ -141,13 +157,12 @@ def _window(window, compute: Compute, finish: Finish, settings: Settings) -> Ite
         else:
             parts[place] = [None] * len(item)
     for batch in _batches(window, settings):
-        results = _compute([window[place][part] for place, part in batch], compute)
+        results = work.computed([window[place][part] for place, part in batch])
         for (place, part), result in zip(batch, results, strict=True):
             parts[place][part] = result
             if any(r is None for r in parts[place]):
                 continue
-            errors = [r for r in parts[place] if isinstance(r, TextError)]
-            done[place] = errors[0] if errors else finish(window[place], parts[place])
+            done[place] = work.finished(window[place], parts[place])
             del parts[place]
         if not settings.ordered:
             for place in sorted(done):

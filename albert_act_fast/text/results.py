@@ -29,12 +29,14 @@ class TextCost:
     rows: token iterations computed, the sum of the tokens' iterations.
     truncated: whether the text was cut to the model's length.
     windows: in how many it was split, 1 for a text that fits.
+    tokens_by_iterations: how many tokens took 0, 1, 2, ... iterations, up to the most of one token.
     """
 
     tokens: int
     rows: int
     truncated: bool
     windows: int
+    tokens_by_iterations: tuple[int, ...]
 
     @property
     def mean_iterations(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from albert_act_fast.text import pipeline
 from albert_act_fast.text.compute import PackedBatch, run_padded
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.loading import untrained_head
@@ -37,7 +38,9 @@ class TextTasks:
 
     def depths(self, texts: Iterable[str], **settings):
         """`depth` as a stream: an iterator in, an iterator out, as `TextEncoder.stream`."""
+        return self._stream_tokens(texts, *self._depth_task(), **settings)
 
+    def _depth_task(self) -> tuple:
         def finish(text, out, cost, rule):
             iterations = out["n_updates"].int().tolist()
             remainders = out["remainders"].tolist()
@@ -53,8 +56,7 @@ class TextTasks:
                 rule,
             )
 
-        fields = ("last_hidden_state", "n_updates", "remainders")
-        return self._stream_tokens(texts, True, True, fields, finish, **settings)
+        return True, True, ("last_hidden_state", "n_updates", "remainders"), finish
 
     def classify(self, texts: str | Iterable[str], **settings) -> TextClass | list[TextClass]:
         """The class of each text, with the probability of every label.
@@ -66,6 +68,10 @@ class TextTasks:
 
     def classes(self, texts: Iterable[str], **settings):
         """`classify` as a stream."""
+        return self._stream_tokens(texts, *self._class_task(), **settings)
+
+    def _class_task(self, raw: bool = False) -> tuple:
+        """raw: scores are the logits."""
         self._need("classify", "AlbertActForSequenceClassification")
         config = self._frozen.model.config
         names = [config.id2label[i] for i in range(config.num_labels)]
@@ -81,14 +87,15 @@ class TextTasks:
                 score = logits[0].item()
                 return TextClass(text.index, text.text, None, score, scores, [], cost, rule)
             probabilities = logits.sigmoid() if several else logits.softmax(-1)
-            scores = dict(zip(names, probabilities.tolist(), strict=True))
-            label = max(scores, key=scores.get)
-            labels = [n for n in names if scores[n] > 0.5] if several else [label]
+            found = dict(zip(names, probabilities.tolist(), strict=True))
+            label = max(found, key=found.get)
+            labels = [n for n in names if found[n] > 0.5] if several else [label]
+            scores = dict(zip(names, logits.tolist(), strict=True)) if raw else found
             return TextClass(
                 text.index, text.text, label, scores[label], scores, labels, cost, rule
             )
 
-        return self._stream_tokens(texts, False, False, ("logits", "n_updates"), finish, **settings)
+        return False, False, ("logits", "n_updates"), finish
 
     def fill_mask(
         self, texts: str | Iterable[str], *, top_k: int = 5, **settings
@@ -182,6 +189,29 @@ class TextTasks:
         act_epsilon: float | None = None,
         **streaming,
     ):
+        work = self._token_work(
+            offsets,
+            a_token,
+            fields,
+            finish,
+            truncation=truncation,
+            max_iterations=max_iterations,
+            act_epsilon=act_epsilon,
+        )
+        settings = self._settings(batch_tokens, batch_size, errors, **streaming)
+        return pipeline.run(texts, work, settings)
+
+    def _token_work(
+        self,
+        offsets: bool,
+        a_token: bool,
+        fields: Sequence[str],
+        finish: Callable,
+        *,
+        truncation: bool = False,
+        max_iterations: int | None = None,
+        act_epsilon: float | None = None,
+    ) -> pipeline.Work:
         """Runs the model with its head (without it for states) and hands each text's own part of
         the output's fields to `finish`; `a_token` says whether the first field has one value, or
         row, a token."""
@@ -206,18 +236,15 @@ class TextTasks:
                     name: value[i, :length] if a_token or name != fields[0] else value[i]
                     for name, value in values.items()
                 }
-                cost = TextCost(length, int(own["n_updates"].sum()), text.truncated, 1)
+                n_updates = own["n_updates"].long()
+                histogram = tuple(n_updates.bincount().tolist())
+                cost = TextCost(length, int(n_updates.sum()), text.truncated, 1, histogram)
                 # Here, so that no text keeps the whole batch's output alive.
                 results.append(finish(text, own, cost, rule))
             return results
 
-        return self._run(
-            texts,
-            self._options(offsets, truncation),
-            compute,
-            lambda windows, parts: parts[0],
-            self._settings(batch_tokens, batch_size, errors, **streaming),
-        )
+        options = self._options(offsets, truncation)
+        return self._work(options, compute, lambda windows, parts: parts[0])
 
     def _collect(self, texts: str | Iterable[str], stream) -> object:
         results = list(stream)

@@ -99,7 +99,11 @@ class TextTokenizer:
 
     def own_places(self, text: TokenizedText) -> range:
         """Where the text's own tokens stand among its ids."""
-        return range(len(self._before), len(self._before) + text.text_tokens)
+        return self.own_range(len(text.input_ids))
+
+    def own_range(self, count: int) -> range:
+        """Where a text's own tokens stand among `count` ids."""
+        return range(len(self._before), count - len(self._after))
 
     def check_options(self, options: TokenizeOptions) -> None:
         """Raises ValueError, TypeError: options that exclude each other or are out of range."""

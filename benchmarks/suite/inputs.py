@@ -104,7 +104,14 @@ def _own_tokens() -> list[int]:
 
 
 def sentence_batch(sequences: int, kind: str, seed: int = 0) -> Batch:
-    """Real sentences with the lengths they have, right-padded.
+    """Real sentences with the lengths they have, right-padded; see `sentence_texts`."""
+    chosen, source = sentence_texts(sequences, kind, seed)
+    encoded = load_tokenizer()(chosen, padding=True, truncation=True, return_tensors="pt")
+    return Batch(encoded["input_ids"], encoded["attention_mask"], source)
+
+
+def sentence_texts(sequences: int, kind: str, seed: int = 0) -> tuple[list[str], str]:
+    """Real sentences, and where they are from.
 
     Args:
         kind: "sst2", "cola", "wiki", "books", or "mixed", half SST-2 and half encyclopedia. All
@@ -129,8 +136,7 @@ def sentence_batch(sequences: int, kind: str, seed: int = 0) -> Batch:
     else:
         chosen = chooser.sample(_real(folder, kind), sequences)
         source = {"sst2": "SST-2", "cola": "CoLA", "wiki": "WikiText-2", "books": "novels"}[kind]
-    encoded = load_tokenizer()(chosen, padding=True, truncation=True, return_tensors="pt")
-    return Batch(encoded["input_ids"], encoded["attention_mask"], source)
+    return chosen, source
 
 
 def _real(folder: Path, kind: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 # What every row of a model's case holds. A row that was not timed has "skipped" or "wrong", the
 # reason, in place of everything from "seconds" on.
 FIELDS = {
-    "kind": '"model", "training", "operator" or "parts"',
+    "kind": '"model", "training", "operator", "parts" or "serve"',
     "case": "name of the case",
     "text": "where the text is from",
     "batch": "sequences",
@@ -33,6 +33,11 @@ FIELDS = {
     "error": "root mean square of the states against the reference",
     "differing_depths": "share of tokens with another depth than the reference's",
     "products, attention, other, outside": "seconds of the parts of a call (`parts.py`)",
+    "capacity, of_stream": "texts a second of a server that is asked as often as it answers; over "
+    "TextEncoder.stream's",
+    "load, rate": "requests a second over the capacity; requests a second, on average",
+    "throughput, p50, p99": "answers a second; seconds from when a request was due to its answer",
+    "requests, failed": "how many; how many were not answered with 200",
     "machine, threads, versions, commit, ...": "where and with what",
 }
 

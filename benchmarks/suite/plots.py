@@ -215,6 +215,24 @@ def operators(rows: list[dict]) -> Figure | None:
     return figure
 
 
+def serving(rows: list[dict]) -> Figure | None:
+    """Latency against the rate of answers, from a third of each server's capacity to nearly all."""
+    chosen = [r for r in at(rows, kind="serve") if r.get("p50") is not None]
+    if not chosen:
+        return None
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    for variant in dict.fromkeys(r["variant"] for r in chosen):
+        here = at(chosen, variant=variant)
+        rate = [r["rate"] for r in here]
+        (line,) = axis.plot(rate, [1e3 * r["p50"] for r in here], "o-", label=f"{variant}, p50")
+        latency = [1e3 * r["p99"] for r in here]
+        axis.plot(rate, latency, "s--", color=line.get_color(), label=f"{variant}, p99")
+    axis.set(xlabel="requests a second", ylabel="milliseconds", yscale="log", xlim=(0, None))
+    axis.set_title("Latency at 30, 50, 70 and 90 % of each server's capacity")
+    axis.legend(fontsize="small")
+    return figure
+
+
 # Name of the file, what it shows, who draws it.
 PICTURES: tuple[tuple[str, str, Callable[[list[dict]], Figure | None]], ...] = (
     ("speed_up", "Speed-up over the reference loop, by batch and length", speed_up_grid),
@@ -224,6 +242,7 @@ PICTURES: tuple[tuple[str, str, Callable[[list[dict]], Figure | None]], ...] = (
     ("linearity", "Time against running rows, with the fit", linearity),
     ("latency", "Latency against batch", latency),
     ("operators", "Operators against their floors", operators),
+    ("serving", "Latency of the service under load", serving),
 )
 
 

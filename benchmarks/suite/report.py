@@ -8,7 +8,7 @@ import jinja2
 
 from suite.inputs import ROOT
 from suite.measured_rows import FIELDS
-from suite.plots import draw_all, timed
+from suite.plots import at, draw_all, timed
 from suite.tables import TABLES, fill_file, where
 
 # Documents whose tables are made of the committed rows.
@@ -17,6 +17,8 @@ DOCUMENTS = (
     ROOT / "docs/performance.md",
     ROOT / "docs/cpu_engine.md",
 )
+# Measured apart: `run serve`.
+SERVE_DOCUMENT = ROOT / "docs/serve.md"
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
@@ -61,6 +63,7 @@ _TITLES = {
     "peers": "Everyone on 8 x 128 tokens",
     "fits": "Time against running rows",
     "parts": "Where a call of the engine in C++ spends its time, milliseconds",
+    "serving": "The service under load",
 }
 
 
@@ -68,10 +71,10 @@ def write_report(rows: list[dict], folder: Path) -> Path:
     """Pictures and index.html of the rows; returns the page.
 
     Raises:
-        ValueError: no row of a model was timed.
+        ValueError: no row of a model or a server was timed.
     """
-    if not timed(rows):
-        raise ValueError("none of the rows is a model's with a time.")
+    if not timed(rows) and not at(rows, kind="serve"):
+        raise ValueError("none of the rows is a model's or a server's with a time.")
     folder.mkdir(parents=True, exist_ok=True)
     tables = [(title, *_parsed(TABLES[name](rows))) for name, title in _TITLES.items()]
     page = jinja2.Environment(autoescape=True).from_string(_TEMPLATE)
@@ -79,7 +82,7 @@ def write_report(rows: list[dict], folder: Path) -> Path:
         where=where(rows),
         pictures=draw_all(rows, folder),
         tables=[table for table in tables if table[2]],
-        rows=[row for row in rows if row["kind"] != "parts"],
+        rows=[row for row in rows if row["kind"] not in ("parts", "serve")],
         fields=FIELDS,
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
@@ -96,5 +99,10 @@ def _parsed(table: str) -> tuple[list[str], list[list[str]]]:
 
 
 def fill_documents(rows: list[dict]) -> None:
-    for document in DOCUMENTS:
-        fill_file(document, rows)
+    """Tables of the documents, and docs/performance/serving.png, of the rows that there are."""
+    if timed(rows):
+        for document in DOCUMENTS:
+            fill_file(document, rows)
+    if at(rows, kind="serve"):
+        fill_file(SERVE_DOCUMENT, rows)
+        draw_all(at(rows, kind="serve"), ROOT / "docs/performance")

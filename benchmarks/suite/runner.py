@@ -216,6 +216,20 @@ class Runner:
         with tqdm(total=2 * training.ROUNDS + 2, desc="training", leave=False) as bar:
             return self._others(training.training_rows(self.folder, bar.update))
 
+    def run_serve(self) -> list[dict]:
+        """The service under load, and others beside it."""
+        # An older commit's package has none.
+        from suite import serving
+
+        self.console.print("[bold]service[/bold]")
+        servers = tuple(s for s in serving.SERVERS if self.only is None or s.name in self.only)
+        with tqdm(total=serving.steps(), desc="serve", leave=False) as bar:
+            return self._others(
+                serving.serve_rows(
+                    self.folder, bar.update, effort=self.effort, servers=servers, clock=self.clock
+                )
+            )
+
     def _others(self, rows: list[dict]) -> list[dict]:
         self.wrong += [row["variant"] for row in rows if "wrong" in row]
         for row in rows:

@@ -161,6 +161,33 @@ def _up_to_depth(rows: list[dict], variant: str, seconds: float) -> str:
     return "all" if with_depth(rows, variant)[-1]["seconds"] < seconds else "none"
 
 
+def serving_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: capacity of each server, and latency at shares of it."""
+    lines = []
+    for row in at(rows, kind="serve"):
+        if "capacity" in row:
+            figures = ["capacity", f"{row['capacity']:.0f}", f"{row['of_stream']:.0%}", "", "", ""]
+        elif row.get("p50") is not None:
+            figures = [
+                f"{row['load']:.0%}",
+                f"{row['throughput']:.0f}",
+                "",
+                f"{1e3 * row['p50']:.0f} ms",
+                f"{1e3 * row['p99']:.0f} ms",
+                f"{row['failed']} of {row['requests']}",
+            ]
+        else:
+            continue
+        lines.append([row["variant"], *figures])
+    header = ["server", "load", "texts a second", "of the stream's", "p50", "p99", "failed"]
+    return header, lines
+
+
+def serving(rows: list[dict]) -> str:
+    """The service under load, and others beside it."""
+    return markdown(*serving_lines(rows))
+
+
 TABLES = {
     "where": lambda rows: where(rows) + "\n",
     "speed-ups": speed_ups,
@@ -169,6 +196,7 @@ TABLES = {
     "operators": operators,
     "parts": parts,
     "fits": fits,
+    "serving": serving,
 }
 _MARKED = re.compile(r"(<!-- rows: ([\w-]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
 

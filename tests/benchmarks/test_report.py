@@ -75,6 +75,9 @@ def made_up_rows() -> list[dict]:
     parts = {"kind": "parts", "case": "16 rows", "variant": "cpp int8", "dtype": "int8", **FACTS}
     parts |= {"seconds": 4e-3, "products": 2e-3, "attention": 1e-4, "other": 1e-5, "outside": 1e-3}
     rows.append({**parts, "flop": 1e9, "peak_flops": 1e12})
+    serve = {"kind": "serve", "case": "base", "variant": "serve cpp float32", "load": 0.5, **FACTS}
+    serve |= {"rate": 31.0, "throughput": 31.0, "p50": 0.0123, "p99": 0.02, "requests": 9}
+    rows.append({**serve, "failed": 0})
     return [*rows, {**operator, "ratios": [2.0] * 5, "floor_seconds": 5e-6, "share_of_floor": 0.5}]
 
 
@@ -176,6 +179,7 @@ def test_the_report_shows_everything(tmp_path):
     assert all(f'src="{name}.png"' in text for name in drawn)
     assert "not installed: openvino" in text
     assert "500 (50%)" in text  # the products' GFLOP/s of a call's parts
+    assert "12 ms" in text  # the service's median
     assert all(case.name in text for case in selected("cpu"))
 
 

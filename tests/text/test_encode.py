@@ -72,6 +72,8 @@ def test_whatever_window_batch_and_order(encoder, texts, batch_tokens, window, o
         assert one.text == texts[one.index]
         np.testing.assert_allclose(one.embedding, alone[one.text].embeddings[0], atol=2e-5)
         assert one.cost.rows == alone[one.text].rows[0]
+        depth = encoder.depth(one.text)
+        assert list(one.cost.tokens_by_iterations) == np.bincount(depth.iterations).tolist()
 
 
 def test_shapes(encoder):

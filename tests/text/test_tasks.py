@@ -45,6 +45,7 @@ def test_depth(encoder, model, tokenizer, batch_size):
         np.testing.assert_allclose(found.remainders, out.remainders[0], atol=2e-5)
         assert found.cost.rows == sum(found.iterations)
         assert found.cost.mean_iterations == sum(found.iterations) / len(found.tokens)
+        assert list(found.cost.tokens_by_iterations) == np.bincount(found.iterations).tolist()
 
 
 def test_one_string_gives_one_result(encoder):
