@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AlbertActPreTrainedModel,
         act_loss,
     )
+    from albert_act_fast.published_tokenizer import AlbertActTokenizer
     from albert_act_fast.shipped import shipped_model
     from albert_act_fast.text import TextEncoder, TextError
     from albert_act_fast.version import __version__
@@ -38,6 +39,7 @@ __all__ = [
     "AlbertActForTokenClassification",
     "AlbertActModel",
     "AlbertActPreTrainedModel",
+    "AlbertActTokenizer",
     "TextEncoder",
     "TextError",
     "__version__",
@@ -50,6 +52,7 @@ __all__ = [
 
 _MODULES = {
     "AlbertActConfig": "configuration",
+    "AlbertActTokenizer": "published_tokenizer",
     "TextEncoder": "text",
     "TextError": "text",
     "__version__": "version",
