@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from albert_act_fast.cli import classify, depth, encode, evaluate, info, search
+from albert_act_fast.cli import classify, convert, depth, encode, evaluate, info, report, search
 from albert_act_fast.cli.errors import (
     FAILURE,
     CommandError,
@@ -101,6 +101,8 @@ app.command("depth")(depth.depth)
 app.command("encode")(encode.encode)
 app.command("classify")(classify.classify)
 app.command("search")(search.search)
+app.command("convert")(convert.convert)
+app.command("report")(report.report)
 app.command("eval")(evaluate.evaluate)
 app.command("info")(info.info)
 

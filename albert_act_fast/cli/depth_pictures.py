@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from enum import Enum
@@ -28,7 +29,7 @@ class PlotKind(str, Enum):
 
 HtmlOption = Annotated[
     Path | None,
-    typer.Option("--html", metavar="OUT", help="Write the texts as a heat map, one HTML page."),
+    typer.Option("--html", metavar="OUT", help="Write it as one HTML page with everything in it."),
 ]
 PlotOption = Annotated[
     Path | None,
@@ -57,13 +58,9 @@ class Pictures:
         self._html, self._plot = html, plot
         for option, path in (("--html", html), ("--plot", plot)):
             if path is not None:
-                _check_place(option, path)
+                check_place(option, path)
         if plot is not None:
-            if plot.suffix.lower() not in _FORMATS:
-                raise CommandError(
-                    f"--plot: got {str(plot)!r}, expected a name that ends in .png, .svg or .pdf"
-                )
-            _need_matplotlib()
+            check_picture("--plot", plot)
         elif kind is not PlotKind.HEAT_MAP:
             raise CommandError(f"--plot-kind: got {kind.value!r} without --plot")
         self._kept: list[TextDepth] = []
@@ -169,19 +166,25 @@ class Pictures:
             raise file_error(option, path, error, "written", FAILURE) from None
 
 
-def _check_place(option: str, path: Path) -> None:
+def check_picture(option: str, path: Path) -> None:
+    """Raises CommandError where no picture of that name could be written."""
+    check_place(option, path)
+    if path.suffix.lower() not in _FORMATS:
+        raise CommandError(
+            f"{option}: got {str(path)!r}, expected a name that ends in .png, .svg or .pdf"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CommandError(
+            f"{option}: needs matplotlib, which is not installed: "
+            "pip install 'albert_act_fast[plots]'"
+        )
+
+
+def check_place(option: str, path: Path) -> None:
+    """Raises CommandError where no file of that name could be written."""
     if path.is_dir():
         raise CommandError(f"{option}: got {str(path)!r}, a folder; expected the name of a file")
     if not path.parent.is_dir():
         raise CommandError(f"{option}: got {str(path)!r}, but there is no folder {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise CommandError(f"{option}: got {str(path)!r}, which cannot be written")
-
-
-def _need_matplotlib() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CommandError(
-            "--plot: needs matplotlib, which is not installed: pip install 'albert_act_fast[plots]'"
-        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from albert_act_fast.text import TextDepth
@@ -64,37 +64,60 @@ class TokenDepths(list):
 
 def tokens_of(depth: TextDepth) -> list[TokenDepth]:
     """The tokens of a measured text, in their order."""
-    found: list[TokenDepth] = []
-    marks_beginnings = any(piece.startswith(_BEGINS) for piece in depth.tokens)
-    for place, (piece, special) in enumerate(zip(depth.tokens, depth.special, strict=True)):
+    looks = _looks(depth.text, depth.tokens, depth.special, depth.offsets)
+    return [
+        TokenDepth(
+            text=look.text,
+            piece=depth.tokens[place],
+            input_id=depth.input_ids[place],
+            offsets=look.offsets,
+            token_class=look.token_class,
+            joined=look.joined,
+            n_updates=depth.iterations[place],
+            remainder=depth.remainders[place],
+            probabilities=depth.probabilities[place] if depth.probabilities else None,
+            accumulated=depth.accumulated[place] if depth.accumulated else None,
+        )
+        for place, look in enumerate(looks)
+    ]
+
+
+def token_classes(
+    text: str,
+    pieces: Sequence[str],
+    special: Sequence[str | None],
+    offsets: Sequence[tuple[int, int]] | None,
+) -> list[str]:
+    """The class of each token of a text; arguments as the fields of `TextDepth`."""
+    return [look.token_class for look in _looks(text, pieces, special, offsets)]
+
+
+class _Look(NamedTuple):
+    text: str
+    offsets: tuple[int, int] | None
+    token_class: str
+    joined: bool
+
+
+def _looks(text, pieces, special, offsets) -> list[_Look]:
+    found: list[_Look] = []
+    marks_beginnings = any(piece.startswith(_BEGINS) for piece in pieces)
+    for place, (piece, name) in enumerate(zip(pieces, special, strict=True)):
         before = found[-1] if found else None
-        offsets = depth.offsets[place] if depth.offsets else None
-        if offsets is not None and offsets[0] == offsets[1]:
-            offsets = None
+        own = offsets[place] if offsets else None
+        if own is not None and own[0] == own[1]:
+            own = None
         # Some tokenizers count the space before a word as the word's.
-        text = "" if offsets is None else depth.text[slice(*offsets)].strip()
+        shown = "" if own is None else text[slice(*own)].strip()
         goes_on = piece.startswith(_GOES_ON) or (marks_beginnings and not piece.startswith(_BEGINS))
-        if offsets is None or before is None or before.offsets is None:
-            joined = goes_on and special is None and before is not None and _is_text(before)
+        if own is None or before is None or before.offsets is None:
+            joined = goes_on and name is None and before is not None and _is_text(before)
         else:
-            joined = offsets[0] == before.offsets[1] and not depth.text[offsets[0]].isspace()
-        kind = _class_of(piece, special)
+            joined = own[0] == before.offsets[1] and not text[own[0]].isspace()
+        kind = _class_of(piece, name)
         if kind == "word" and joined and goes_on and before.token_class in _OF_WORDS:
             kind = "word part"
-        found.append(
-            TokenDepth(
-                text=text or (piece if special else _bare(piece)),
-                piece=piece,
-                input_id=depth.input_ids[place],
-                offsets=offsets,
-                token_class=kind,
-                joined=joined,
-                n_updates=depth.iterations[place],
-                remainder=depth.remainders[place],
-                probabilities=depth.probabilities[place] if depth.probabilities else None,
-                accumulated=depth.accumulated[place] if depth.accumulated else None,
-            )
-        )
+        found.append(_Look(shown or (piece if name else _bare(piece)), own, kind, joined))
     return found
 
 
@@ -110,7 +133,7 @@ def iterations_of(count: int) -> str:
 _OF_WORDS = ("word", "word part", "number")
 
 
-def _is_text(token: TokenDepth) -> bool:
+def _is_text(token: _Look) -> bool:
     return token.token_class in ("punctuation", *_OF_WORDS)
 
 

@@ -37,7 +37,7 @@ def page(depths: Iterable[TextDepth], *, title: str = "Iterations of each token"
     texts = 0
     for texts, depth in enumerate(depths, 1):
         if texts == 1:
-            yield from _head(title)
+            yield from page_head(title)
         if hasattr(depth, "iterations"):
             if not totals.limit:
                 yield _legend(depth.rule.max_iterations)
@@ -83,7 +83,7 @@ def fragment(depths: Iterable[TextDepth]) -> str:
     )
 
 
-def _head(title: str) -> Iterator[str]:
+def page_head(title: str) -> Iterator[str]:
     yield (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"

@@ -34,7 +34,7 @@ def heat_map(depths: TextDepth | Iterable[TextDepth], *, columns: int = _COLUMNS
     """
     from rich.cells import cell_len
 
-    figure_class = _matplotlib().figure.Figure
+    figure_class = matplotlib().figure.Figure
     depths = _list(depths)
     rows: list[list] = []
     for depth in depths:
@@ -82,7 +82,7 @@ def halting_curves(depth: TextDepth, tokens: Sequence[int] | None = None) -> Fig
         ValueError: it has no probabilities, or a place is none.
         ImportError: matplotlib is not installed.
     """
-    figure_class = _matplotlib().figure.Figure
+    figure_class = matplotlib().figure.Figure
     if depth.probabilities is None:
         raise ValueError("depth: has no probabilities, expected one measured with them.")
     all_tokens = tokens_of(depth)
@@ -136,7 +136,7 @@ def histograms(depths: TextDepth | Iterable[TextDepth] | DepthHistograms) -> Fig
     Raises:
         ValueError: there is no depth. ImportError: matplotlib is not installed.
     """
-    figure_class = _matplotlib().figure.Figure
+    figure_class = matplotlib().figure.Figure
     counted = depths if isinstance(depths, DepthHistograms) else DepthHistograms(_list(depths))
     classes = counted.classes()
     if not classes:
@@ -179,11 +179,12 @@ def save_picture(figure: Figure, path: str | os.PathLike) -> None:
         )
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
     settings = {"svg.fonttype": "none", "svg.hashsalt": "albert_act_fast"}
-    with _matplotlib().rc_context(settings):
+    with matplotlib().rc_context(settings):
         figure.savefig(path, dpi=144, facecolor="white", metadata=dates[kind])
 
 
-def _matplotlib():
+def matplotlib():
+    """The module; raises ImportError, with the extra's name, where it is not installed."""
     try:
         import matplotlib
         import matplotlib.figure
