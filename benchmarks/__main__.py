@@ -212,6 +212,8 @@ def commits(
         for commit, status in zip((base, head), run_by_turns(sites, arguments), strict=True):
             if status != 0:
                 typer.echo(f"{commit}: the run ended with status {status}, see above")
+        if not all(path.exists() for path in rows):
+            raise typer.Exit(1)
         compare(*rows)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.call import Call, autocast_is_on
-from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, layer_weights
+from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 
 HOW = "all iterations below Python, on packed weights"
@@ -46,7 +46,7 @@ def why_not(call: Call) -> str | None:
         return f"the weights are {dtype}, not float32 or bfloat16"
     if autocast_is_on("cpu"):
         return "autocast is on"
-    tensors = layer_weights(layer).tensors()
+    tensors = call.layer_weights.tensors()
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
             return f"{name} is {tensor.dtype}, not {dtype} as query.weight"
@@ -65,7 +65,7 @@ def iterate(
     call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
 ) -> PackedResult:
     """As `loop.iterate`, in one native call."""
-    packed = pack_layer(call.layer, call.int8)
+    packed = pack_layer(call.layer, call.layer_weights, call.int8)
     out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
     n_updates = hidden.new_empty(hidden.size(0), dtype=torch.float32)
     remainders = torch.empty_like(n_updates)
@@ -82,10 +82,9 @@ def iterate(
     return PackedResult(out, n_updates, remainders, rows)
 
 
-def pack_layer(layer: nn.Module, int8: bool = False) -> PackedLayer:
+def pack_layer(layer: nn.Module, weights: LayerWeights, int8: bool = False) -> PackedLayer:
     """The layer's weights, packed; packed anew when anything that packing reads has changed, in
     whatever way; rounded to int8 where asked."""
-    weights = layer_weights(layer)
     packed = _packed.get(layer)
     if packed is None or packed.fingerprint != _fingerprint(weights, int8):
         # Of a copy: other threads may be changing the weights, and what the engine is packed from

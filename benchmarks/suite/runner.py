@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
-from suite import machine, operators, parts, timing, training
+from suite import machine, operators, timing, training
 from suite.calibration import depth_table, depths_by_class, targets
 from suite.cases import BASELINE, Case
 from suite.gate import Check, Gate, WrongResult
@@ -203,6 +203,9 @@ class Runner:
 
     def run_parts(self) -> list[dict]:
         """Where a call of the engine in C++ spends its time."""
+        # It reads the engine's own clocks, which an older commit's package may not have.
+        from suite import parts
+
         self.console.print("[bold]parts of a call[/bold]")
         with tqdm(total=parts.steps(), desc="parts", leave=False) as bar:
             return self._others(parts.parts_rows(self.folder, bar.update))
