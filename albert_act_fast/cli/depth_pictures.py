@@ -65,7 +65,6 @@ class Pictures:
             raise CommandError(f"--plot-kind: got {kind.value!r} without --plot")
         self._kept: list[TextDepth] = []
         self._counted = None
-        self._page = None
         self._closing = contextlib.ExitStack()
 
     @property

@@ -71,7 +71,7 @@ BESIDE = {
 }
 
 
-def keras_variables(heads: bool = False) -> dict[str, tuple]:
+def keras_variables() -> dict[str, tuple]:
     shapes = dict(KERAS_TABLES)
     for name, shape in KERAS_LINEAR.items():
         shapes |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}

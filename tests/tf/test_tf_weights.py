@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,8 @@ from albert_act_fast import tf_names, tf_weights
 from tests.model import builders
 from tests.model.test_published_checkpoints import CONFIG, encoder_weights
 from tests.tf import names
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed (requirements/dev.txt)")
 
 
 def write_h5(path, variables: dict[str, np.ndarray], scope: str) -> None:
