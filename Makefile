@@ -16,7 +16,7 @@ CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test transformers-tests fetch-transformers-tests wheel test-wheel sdist manylinux interpret simulate
-.PHONY: sanitize lint format gpu resources predictions bench venv clean distclean
+.PHONY: docs test-tensorflow sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -162,6 +162,22 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(if $(CPP_SOURCES),$(BIN)/clang-format -i $(CPP_SOURCES))
+
+# In an environment of its own; the docstrings are read, not imported.
+docs: ## build the site of docs/ into build/site; a broken link fails
+	@test -x build/docs/bin/pip || $(PYTHON) -m venv build/docs
+	@build/docs/bin/pip install -q --no-compile -r requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+# An environment of its own beside .venv, whose packages it sees: TensorFlow brings some hundred MB.
+TENSORFLOW := build/tensorflow
+test-tensorflow: $(STAMP) ## set up TensorFlow in build/tensorflow, and run what is tested with it
+	@test -x $(TENSORFLOW)/bin/pip || $(PYTHON) -m venv $(TENSORFLOW)
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	    > $$($(TENSORFLOW)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth
+	@$(TENSORFLOW)/bin/pip install -q --no-compile -r requirements/tensorflow.txt
+	@TF_CPP_MIN_LOG_LEVEL=2 CUDA_VISIBLE_DEVICES= $(TENSORFLOW)/bin/python -m pytest tests/tf $(ARGS)
 
 # What a GPU would have to give to each kernel, found out without one.
 resources: $(STAMP) ## compile the GPU kernels for all targets, and write the tables docs/*_resources.csv

@@ -5,6 +5,7 @@ transformers; importing this package registers them with `AutoConfig`, `AutoMode
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
         AlbertActPreTrainedModel,
         act_loss,
     )
+    from albert_act_fast.published_tokenizer import AlbertActTokenizer
     from albert_act_fast.shipped import shipped_model
     from albert_act_fast.take_over import accelerate, restore
     from albert_act_fast.text import TextEncoder, TextError
+    from albert_act_fast.tf_model import TFAlbertActModel  # noqa: F401
     from albert_act_fast.version import __version__
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "AlbertActForTokenClassification",
     "AlbertActModel",
     "AlbertActPreTrainedModel",
+    "AlbertActTokenizer",
     "TextEncoder",
     "TextError",
     "__version__",
@@ -50,6 +54,7 @@ __all__ = [
 
 _MODULES = {
     "AlbertActConfig": "configuration",
+    "AlbertActTokenizer": "published_tokenizer",
     "TextEncoder": "text",
     "TextError": "text",
     "__version__": "version",
@@ -71,6 +76,8 @@ def _started_as_the_command() -> bool:
 
 
 def __getattr__(name: str):
+    if name == "TFAlbertActModel":
+        return _tensorflow_model()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name != "__version__":
@@ -80,8 +87,16 @@ def __getattr__(name: str):
     return value
 
 
+def _tensorflow_model():
+    """Not in `__all__`: it brings TensorFlow along, which nobody shall pay for unasked."""
+    spec = importlib.util.find_spec("tensorflow")
+    found = spec is not None and spec.origin is not None  # a mere folder of that name has none
+    module = importlib.import_module(f"albert_act_fast.{'tf_model' if found else 'tf_missing'}")
+    return module.TFAlbertActModel
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "TFAlbertActModel"})
 
 
 if not _started_as_the_command():

@@ -1,11 +1,18 @@
 """The tokenizer of a model, or the stock English ALBERT one that ships with the package.
 
-Which ids a text gets is transformers' `AlbertTokenizer` (5.x) as it reads `spiece.model`. That is
-not everywhere what sentencepiece alone gives: transformers makes the vocabulary's user-defined
-symbols (`( ) " - . – £ €`) tokens of their own before the rest is split, so "quiet ." ends in the
-piece "." where sentencepiece has "▁" and ".", and what follows such a symbol starts a word ("3.14"
-is "▁3", ".", "▁14"). A model has to be used with the tokenizer it was trained with: train with this
-one, and save it beside the model, or load the model's own.
+One `spiece.model` is cut into pieces by one of two rules, and a model has to be used with the one
+it was trained with:
+
+- "published", `AlbertActTokenizer`: sentencepiece and ALBERT's rule for commas, as transformers up
+  to 4 cut for ALBERT, and as the published checkpoints were trained;
+- "transformers", `AlbertTokenizer` of transformers 5, which makes the vocabulary's user-defined
+  symbols (`( ) " - . – £ €`) tokens of their own before the rest is split: "quiet ." ends in the
+  piece "." where sentencepiece has "▁" and ".", and what follows such a symbol starts a word
+  ("3.14" is "▁3", ".", "▁14"). The stock tokenizer follows it, and so do the models that ship.
+
+A folder says its rule in tokenizer_config.json: by `"tokenization"`, one of the two names, or by
+`"tokenizer_class": "AlbertActTokenizer"`. Where it does not, and has a `spiece.model`, its
+config.json tells: transformers before 5, or none named, is the published rule.
 
 transformers also lists those symbols among `all_special_tokens`. `decode(skip_special_tokens=True)`
 keeps them all the same, but `get_special_tokens_mask(ids, already_has_special_tokens=True)` marks
@@ -19,7 +26,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import AlbertTokenizer, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AlbertTokenizer, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from albert_act_fast.published_tokenizer import AlbertActTokenizer
 
 # That of a model that was trained with it, whose folder is whole, so that anything can read it: one
 # copy serves both.
@@ -38,18 +48,23 @@ _TOKENIZER_FILES = (
     "tiktoken.model",
     "tekken.json",
 )
+_SPIECE = "spiece.model"
+# By the name that a folder, a call or a command gives.
+RULES = {"published": AlbertActTokenizer, "transformers": AlbertTokenizer}
 _INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
 # transformers writes 1e30 where a tokenizer was saved without a limit.
 _NO_LIMIT = 10**18
 
 
 def load_tokenizer(
-    model_name_or_path: str | os.PathLike | None = None,
+    model_name_or_path: str | os.PathLike | None = None, *, tokenization: str | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model if there is one, else the stock ALBERT tokenizer.
 
     Args:
         model_name_or_path: a folder or a hub name; None for the stock tokenizer.
+        tokenization: the rule that cuts a `spiece.model`, "published" or "transformers"; None for
+            the one that the model was trained with, as its folder tells.
 
     Returns:
         A tokenizer with character offsets (`return_offsets_mapping=True`), with `token_type_ids`
@@ -58,13 +73,81 @@ def load_tokenizer(
 
     Raises:
         OSError: the hub cannot be reached and nothing tells whether the model has a tokenizer.
-        ValueError: there is one but it cannot be read, or its vocabulary is missing.
+        ValueError: there is one but it cannot be read, or its vocabulary is missing; a rule is
+            asked for that does not exist, or that has no `spiece.model` to cut by.
     """
+    if tokenization not in (None, *RULES):
+        raise ValueError(f"tokenization: got {tokenization!r}, expected one of {', '.join(RULES)}.")
     if model_name_or_path is None or not has_tokenizer(model_name_or_path):
-        return _load(AlbertTokenizer, STOCK_TOKENIZER)
-    tokenizer = _load(AutoTokenizer, model_name_or_path)
+        return _load(RULES[tokenization or "transformers"], STOCK_TOKENIZER)
+    if tokenization is not None and not _saved(model_name_or_path, (_SPIECE,)):
+        raise ValueError(
+            f"tokenization: got {tokenization!r}, but {model_name_or_path} has no {_SPIECE}, the "
+            "vocabulary that such a rule cuts by."
+        )
+    if tokenization is None:
+        tokenization = _rule_of(model_name_or_path)
+    tokenizer = _load(RULES.get(tokenization, AutoTokenizer), model_name_or_path)
     _need_vocabulary(tokenizer, model_name_or_path)
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, entries: int) -> None:
+    """
+    Args:
+        entries: rows of the model's word embeddings.
+
+    Raises:
+        ValueError: the tokenizer knows ids that the model does not; or it knows so few of the
+            model's that it is another model's.
+    """
+    known = len(tokenizer)
+    if known > entries:
+        raise ValueError(
+            f"tokenizer: its vocabulary has {known} entries, expected at most the {entries} of the "
+            "model."
+        )
+    # Tables are rounded up, and entries added to them that no tokenizer has yet.
+    if known < 0.75 * entries and entries - known > 256:
+        raise ValueError(
+            f"tokenizer: its vocabulary has {known} entries, far fewer than the {entries} of the "
+            "model; expected the tokenizer that the model was trained with."
+        )
+
+
+class TokenizerByAge:
+    """What `AutoTokenizer` finds for models of this package whose folder names no class."""
+
+    @staticmethod
+    def from_pretrained(source: str | os.PathLike, *args, **kwargs) -> PreTrainedTokenizerBase:
+        kind = RULES.get(_rule_of(source), AlbertTokenizer)
+        return kind.from_pretrained(source, *args, **kwargs)
+
+
+def _rule_of(source: str | os.PathLike) -> str | None:
+    """ "published" or "transformers"; None where the class that the folder names decides."""
+    settings = get_tokenizer_config(source)
+    rule = settings.get("tokenization")
+    if rule is not None:
+        if rule not in RULES:
+            raise ValueError(
+                f"the tokenizer in {source} cannot be read: tokenization is {rule!r}, expected one "
+                f"of {', '.join(RULES)}"
+            )
+        return rule
+    named = settings.get("tokenizer_class")
+    if named == AlbertActTokenizer.__name__:
+        return "published"
+    if named not in (None, "AlbertTokenizer", "AlbertTokenizerFast"):
+        return None
+    if not _saved(source, (_SPIECE,)):
+        return None
+    try:
+        config = PreTrainedConfig.get_config_dict(source)[0]
+    except OSError:  # a folder of a tokenizer alone
+        return None
+    written_by = str(config.get("transformers_version") or "0").split(".")[0]
+    return "published" if not written_by.isdigit() or int(written_by) < 5 else None
 
 
 def has_tokenizer(model_name_or_path: str | os.PathLike) -> bool:

@@ -14,7 +14,17 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from albert_act_fast.cli import classify, depth, encode, evaluate, info, search, serve
+from albert_act_fast.cli import (
+    classify,
+    convert,
+    depth,
+    encode,
+    evaluate,
+    info,
+    report,
+    search,
+    serve,
+)
 from albert_act_fast.cli.errors import (
     FAILURE,
     CommandError,
@@ -102,6 +112,8 @@ app.command("encode")(encode.encode)
 app.command("classify")(classify.classify)
 app.command("search")(search.search)
 app.command("serve")(serve.serve)
+app.command("convert")(convert.convert)
+app.command("report")(report.report)
 app.command("eval")(evaluate.evaluate)
 app.command("info")(info.info)
 

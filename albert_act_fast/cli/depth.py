@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import options, running, signals, split, text_formats
+from albert_act_fast.cli import depth_pictures, options, running, signals, split, text_formats
 from albert_act_fast.cli.errors import CommandError
 from albert_act_fast.cli.output import (
     Printer,
     allow_any_character,
     bar,
+    encodes,
     needs_standard_output,
     print_json,
     print_json_line,
@@ -71,6 +72,23 @@ def depth(
     summary: Annotated[
         bool, typer.Option("--summary", help="Totals alone, by class of token; with --json too.")
     ] = False,
+    inline: Annotated[
+        bool,
+        typer.Option(
+            "--inline", help="The text itself, each token coloured by its depth; no bars."
+        ),
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Also p and the accumulated probability of every iteration, by the plain loop: in "
+            "--json, --jsonl, --html and --plot-kind curves.",
+        ),
+    ] = False,
+    html: depth_pictures.HtmlOption = None,
+    plot: depth_pictures.PlotOption = None,
+    plot_kind: depth_pictures.PlotKindOption = depth_pictures.PlotKind.HEAT_MAP,
 ) -> None:
     """Iterations of each token, and rows computed against the dense loop's.
 
@@ -81,6 +99,9 @@ def depth(
         raise CommandError("--jsonl: got it with --json or --summary, expected it alone")
     if split_lines and truncate:
         raise CommandError("--split, --truncate: got both, expected one of the two")
+    if inline and (as_json or as_jsonl or summary):
+        raise CommandError("--inline: got it with --json, --jsonl or --summary, expected it alone")
+    pictures = depth_pictures.Pictures(html, plot, plot_kind)
     skip_empty = skip_empty or split_lines
     found = _sources(texts or [], file, field, skip_empty)
     encoder = running.load(model, implementation, device, dtype, quantization, threads)
@@ -89,8 +110,9 @@ def depth(
     run = _Run(encoder, found, batch_size, split_lines, truncate, skip_empty)
     rule = {"max_iterations": max_iterations, "act_epsilon": act_epsilon}
     description = running.describe(name, encoder, **rule)
-    with signals.at_work():
-        results = run.depths(**rule)
+    with signals.at_work(), pictures:
+        recorded = probabilities or pictures.needs_probabilities
+        results = pictures.watch(run.depths(probabilities=recorded, **rule))
         if as_jsonl:
             for source, one in results:
                 print_json_line(_text_as_dict(source, one))
@@ -105,7 +127,7 @@ def depth(
                 }
             )
         else:
-            _print_bars(run, description, results, summary)
+            _print_bars(run, description, results, summary, inline)
 
 
 class _Run:
@@ -180,6 +202,9 @@ def _sources(texts: list[str], file: str | None, field: str | None, skip_empty: 
 
 
 def _text_as_dict(source: SourceText, depth: TextDepth) -> dict:
+    recorded = {}
+    if depth.probabilities is not None:
+        recorded = {"probabilities": depth.probabilities, "accumulated": depth.accumulated}
     return {
         "text": depth.text,
         "line": source.line,
@@ -189,6 +214,7 @@ def _text_as_dict(source: SourceText, depth: TextDepth) -> dict:
         "offsets": depth.offsets,
         "n_updates": depth.iterations,
         "remainders": depth.remainders,
+        **recorded,
         "totals": {
             "tokens": depth.cost.tokens,
             "mean_iterations": depth.cost.mean_iterations,
@@ -198,14 +224,16 @@ def _text_as_dict(source: SourceText, depth: TextDepth) -> dict:
     }
 
 
-def _print_bars(run: _Run, description: dict, results, summary: bool) -> None:
+def _print_bars(run: _Run, description: dict, results, summary: bool, inline: bool) -> None:
     encoder = run.encoder
     out = Printer(sys.stdout)
     limit = description["rule"]["max_iterations"]
     for count, (_, one) in enumerate(results):
         if count == 0:  # a mistake in the first texts comes alone
             _print_model(out, encoder, description, limit)
-        if not summary:
+        if inline:
+            _print_inline(out, one)
+        elif not summary:
             _print_text(out, one, limit)
     totals = run.totals
     figures = totals.as_dict()
@@ -262,6 +290,17 @@ def _print_text(out: Printer, depth: TextDepth, limit: int) -> None:
         f"  {_count(depth.cost.tokens, 'token')}; iterations: "
         f"mean {depth.cost.mean_iterations:.1f}, max {max(depth.iterations)}"
     )
+
+
+def _print_inline(out: Printer, depth: TextDepth) -> None:
+    import shutil
+
+    from albert_act_fast.depth import terminal_lines
+
+    columns = shutil.get_terminal_size().columns
+    out.line()
+    for line in terminal_lines(depth, columns=columns, subscripts=encodes(sys.stdout, "₀")):
+        out.line(*line)
 
 
 def _count(number: int, noun: str) -> str:

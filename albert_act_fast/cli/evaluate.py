@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import sweeping
+from albert_act_fast.cli import sweep
 from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
 from albert_act_fast.cli.options import (
     DeviceOption,
@@ -27,6 +26,13 @@ if TYPE_CHECKING:
     from albert_act_fast.glue import Comparison, Task
 
 ALL = "all"
+_NAMES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
 
 
 def evaluate(
@@ -78,15 +84,9 @@ def evaluate(
     skip_malformed: Annotated[
         bool, typer.Option("--skip-malformed", help="Leave malformed rows out; else an error.")
     ] = False,
-    sweep: Annotated[
-        bool,
-        typer.Option(
-            "--sweep",
-            help="Speed against quality instead: the engine alone, with fewer iterations at most "
-            "and with other values of act_epsilon.",
-        ),
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    sweeps: sweep.SweepOption = False,
+    plot: sweep.SweepPlotOption = None,
 ) -> None:
     """Metric, mean depth, rows computed and time, for the reference and for the engine.
 
@@ -95,6 +95,7 @@ def evaluate(
     `--task all` what is not run is listed with its reason, and something has to be run.
     """
     needs_standard_output()
+    sweep.check(sweeps, plot, task == ALL)
     from albert_act_fast.cli.running import load_scorable
     from albert_act_fast.glue import TASKS, get_task
 
@@ -117,18 +118,10 @@ def evaluate(
                 name, implementation, device, dtype, quantization, threads
             )
             settings["max_length"] = _max_length(max_length, network)
-            run = sweeping.run if sweep else _compare
-            with _errors(), _progress(one.name) as on_batch:
-                result = run(
-                    network,
-                    tokenizer,
-                    one,
-                    data,
-                    implementation or "auto",
-                    on_batch=on_batch,
-                    **settings,
-                )
-            rows.append((one, result))
+            if sweeps:
+                sweep.run(network, tokenizer, one, data, implementation, settings, plot, as_json)
+                return
+            rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
         except CommandError as error:
             if task != ALL:
                 raise
@@ -136,11 +129,10 @@ def evaluate(
             missing[one.name] = str(error)
             if error.status == FAILURE:
                 differing.append(one.name)
-    document, show = (sweeping.document, sweeping.show) if sweep else (_document, _show)
     if as_json:
-        print_json({"rows": [document(one, result) for one, result in rows], "not_run": missing})
+        print_json({"rows": [_document(one, result) for one, result in rows], "not_run": missing})
     else:
-        _print(rows, missing, show)
+        _print(rows, missing)
     if differing:
         raise CommandError(f"failed: {', '.join(differing)}; the reasons are listed.", FAILURE)
     if not rows:
@@ -160,18 +152,20 @@ def _require_libraries(data: str) -> None:
         raise CommandError(one_line(error)) from None
 
 
-def _compare(*args, **settings) -> Comparison:
-    from albert_act_fast.glue import compare
-
-    return compare(*args, **settings)
-
-
-@contextmanager
-def _errors():
-    from albert_act_fast.glue import NotFinite, PredictionsDiffer
+def _compare(network, tokenizer, task: Task, data: str, implementation, settings) -> Comparison:
+    from albert_act_fast.glue import NotFinite, PredictionsDiffer, compare
 
     try:
-        yield
+        with _progress(task.name) as on_batch:
+            return compare(
+                network,
+                tokenizer,
+                task,
+                data,
+                implementation or "auto",
+                on_batch=on_batch,
+                **settings,
+            )
     except (PredictionsDiffer, NotFinite) as error:
         raise CommandError(one_line(error), FAILURE) from None
     except (ValueError, ImportError) as error:
@@ -245,13 +239,13 @@ _COLUMNS = {
 }
 
 
-def _print(rows, missing: dict[str, str], show: Callable) -> None:
+def _print(rows, missing: dict[str, str]) -> None:
     from rich.console import Console
 
     # A file or a pipe gets whole rows, however wide.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     if rows:
-        show(console, rows)
+        _show(console, rows)
     for name, reason in missing.items():
         console.print(f"not run: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
@@ -264,7 +258,9 @@ def _show(console: Console, rows: list[tuple[Task, Comparison]]) -> None:
         "rows and seconds: reference / engine; seconds are the model's alone",
         highlight=False,
     )
-    sweeping.say_how_scored(console, {task.name: result.engine for task, result in rows})
+    for task, result in rows:
+        if result.engine.scored_by != "head":
+            console.print(f"{task.name}: scored by the {result.engine.scored_by}", highlight=False)
 
 
 def _cells(task: Task, result: Comparison) -> list[list[str]]:
@@ -284,7 +280,7 @@ def _cells(task: Task, result: Comparison) -> list[list[str]]:
         found.append(
             [
                 task.name if i == 0 else "",
-                sweeping.NAMES[metric],
+                _NAMES[metric],
                 f"{task.published[metric]:.1f}",
                 f"{reference.metrics[metric]:.1f}",
                 f"{engine.metrics[metric]:.1f}",

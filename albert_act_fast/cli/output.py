@@ -31,7 +31,7 @@ class Printer:
 
 def print_json(document: dict) -> None:
     """One JSON document on stdout; what is not finite is null there."""
-    readable = _encodes(sys.stdout, "▁")
+    readable = encodes(sys.stdout, "▁")
     json.dump(_finite(document), sys.stdout, ensure_ascii=not readable, allow_nan=False, indent=1)
     sys.stdout.write("\n")
 
@@ -44,7 +44,7 @@ def needs_standard_output(what: str = "this command") -> None:
 
 def print_json_line(document: dict) -> None:
     """One JSON object on a line of stdout."""
-    readable = _encodes(sys.stdout, "▁")
+    readable = encodes(sys.stdout, "▁")
     line = json.dumps(_finite(document), ensure_ascii=not readable, allow_nan=False)
     sys.stdout.write(line + "\n")
 
@@ -58,7 +58,7 @@ def notice(message: str) -> None:
 
 def bar(length: float, stream: TextIO) -> str:
     """A bar of `length` columns, to an eighth of one; `#` where the stream cannot say it finer."""
-    if not _encodes(stream, "█▏"):
+    if not encodes(stream, "█▏"):
         return "#" * max(1, round(length))
     whole, eighths = divmod(round(length * 8), 8)
     return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
@@ -70,7 +70,8 @@ def allow_any_character(stream: TextIO) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
-def _encodes(stream: TextIO, text: str) -> bool:
+def encodes(stream: TextIO, text: str) -> bool:
+    """Whether the stream has a way to write that text."""
     try:
         text.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:

@@ -217,8 +217,13 @@ def _dtype(dtype: Dtype):
 
 
 def _check_vocabulary(name: str, model, tokenizer) -> None:
+    from albert_act_fast.tokenizer import check_vocabulary
+
     entries = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > entries:
+    if len(tokenizer) <= entries:
+        with _errors_of_the_encoder(name):
+            check_vocabulary(tokenizer, entries)
+    else:
         raise CommandError(
             f"--model: got {name!r}, whose vocabulary has {entries} entries, expected at least the "
             f"{len(tokenizer)} of the tokenizer (the stock one, if none is saved beside the model)"

@@ -9,7 +9,6 @@ from albert_act_fast.glue.evaluate import (
     compare,
     evaluate,
 )
-from albert_act_fast.glue.sweep import sweep
 from albert_act_fast.glue.tasks import TASKS, Task, get_task
 
 __all__ = [
@@ -25,6 +24,5 @@ __all__ = [
     "evaluate",
     "get_task",
     "read_examples",
-    "sweep",
     "task_file",
 ]

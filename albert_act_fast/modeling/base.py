@@ -22,6 +22,7 @@ from albert_act_fast.reference import (
     AlbertActTransformer,
     HaltingUnit,
 )
+from albert_act_fast.tf_weights import weights_of_tensorflow
 
 logger = logging.get_logger(__name__)
 
@@ -83,12 +84,19 @@ class AlbertActPreTrainedModel(PreTrainedModel):
         """As transformers' `from_pretrained`, but a checkpoint without the weights of the
         embeddings or of the encoder is an error, not a model with random ones.
 
+        `from_tf=True` reads the folder's `tf_model.h5`, as the published TensorFlow class wrote it.
+
         Raises:
             ValueError: the checkpoint is of another architecture; the missing weights are named.
+            ImportError: with `from_tf`, h5py is not installed.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        source = pretrained_model_name_or_path
+        if kwargs.pop("from_tf", False):
+            kwargs |= weights_of_tensorflow(cls, source, kwargs)
+            source = None
         model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            source, *model_args, output_loading_info=True, **kwargs
         )
         missing = sorted(k for k in info["missing_keys"] if _ESSENTIAL.search(k))
         if missing:
@@ -143,6 +151,17 @@ class AlbertActPreTrainedModel(PreTrainedModel):
         self.config.quantization = quantization
         return self
 
+    def exportable(self) -> nn.Module:
+        """The same model as one graph for torch.export, ONNX, torch.jit.trace and OpenVINO: see
+        `albert_act_fast.export.ExportableModel`. It shares this model's weights.
+
+        Raises:
+            ValueError: the model cannot be exported, and why.
+        """
+        from albert_act_fast.export import ExportableModel
+
+        return ExportableModel(self)
+
     def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         """The output itself, or a plain tuple where the call or the configuration wants one."""
         if return_dict is None:
@@ -187,6 +206,26 @@ class AlbertActModel(AlbertActPreTrainedModel):
         )
         self.pooler_activation = nn.Tanh() if add_pooling_layer else None
         self.post_init()
+
+    @classmethod
+    def from_albert(cls, source, *, halting_bias: float = 0.0, **fields) -> AlbertActModel:
+        """A plain ALBERT's weights, all but the halting unit, which is new and has to be trained.
+
+        At a fixed depth (`fixed_depth`) it computes what that ALBERT does. With halting it does
+        not: states are mixed, so that it is a start for training and no finished model.
+
+        Args:
+            source: transformers' `AlbertModel` of one group and one inner layer, a task model with
+                one, or a folder of either. It is left as it is.
+            halting_bias: of the new unit; the lower, the deeper at first (0: about 2 iterations).
+            fields: of AlbertActConfig, in place of ALBERT's own (`num_hidden_layers`, ...).
+
+        Raises:
+            TypeError, ValueError: it is no such ALBERT, or a field is unknown or out of range.
+        """
+        from albert_act_fast.from_albert import from_albert
+
+        return from_albert(cls, source, halting_bias=halting_bias, **fields)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
@@ -492,6 +531,6 @@ def refuse_tracing() -> None:
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         raise RuntimeError(
             "AlbertActModel: the number of iterations depends on the data, so that a traced or "
-            "exported graph would be wrong for any other batch. Call the model from Python, "
-            "torch.compile included, and keep it with save_pretrained."
+            "exported graph would be wrong for any other batch. model.exportable() is a loop of "
+            "fixed length for that; or call the model from Python, torch.compile included."
         )

@@ -12,6 +12,7 @@ from albert_act_fast.text import loading, pipeline
 from albert_act_fast.text.compute import FrozenModel
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.tokenize import TextTokenizer, TokenizedText, TokenizeOptions
+from albert_act_fast.tokenizer import check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +81,16 @@ class FrozenEncoder:
         dtype: torch.dtype | None = None,
         quantization: str | None = None,
         implementation: str | None = None,
+        tokenization: str | None = None,
     ) -> TextEncoder:
         """
         Args:
             name: a folder, a hub name, or the name of a model that ships ("sentence", "sst2").
             device: default, the GPU if there is one, else the CPU.
             dtype, quantization, implementation: as in the constructor.
+            tokenization: "published" or "transformers", the rule that cuts texts by a
+                `spiece.model`; default, the one that the model was trained with (see
+                `albert_act_fast.tokenizer`).
 
         Raises:
             OSError, ValueError: it cannot be loaded or is no ALBERT-ACT model.
@@ -93,7 +98,7 @@ class FrozenEncoder:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls._of_loaded(
-            loading.load(name),
+            loading.load(name, tokenization=tokenization),
             device=device,
             dtype=dtype,
             quantization=quantization,
@@ -111,12 +116,7 @@ class FrozenEncoder:
     def _set_up(
         self, model, tokenizer, missing, *, device, dtype, quantization, implementation
     ) -> None:
-        entries = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > entries:
-            raise ValueError(
-                f"tokenizer: its vocabulary has {len(tokenizer)} entries, expected at most the "
-                f"{entries} of the model."
-            )
+        check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
         if quantization is not None:
             model.quantize(quantization)
         model = model.to(device=device, dtype=dtype)

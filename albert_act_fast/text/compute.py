@@ -107,6 +107,20 @@ def run_padded(model: nn.Module, batch: PackedBatch, *, implementation: str):
         )
 
 
+def run_recorded(model: nn.Module, batch: PackedBatch) -> dict[str, Tensor]:
+    """The reference loop's output for the sequences, padded on the right, with `probabilities` and
+    `accumulated` [B, S, N] of every iteration."""
+    from albert_act_fast.depth.recording import halting_record, recording
+
+    with recording(model) as seen:
+        out = run_padded(model, batch, implementation="reference")
+    tokens = pad_sequence(
+        torch.ones_like(batch.input_ids, dtype=torch.bool).split(batch.lengths), batch_first=True
+    )
+    found = halting_record(seen, tokens.to(model.device), model.config)
+    return {**out, "probabilities": found.probabilities, "accumulated": found.accumulated}
+
+
 class FrozenModel:
     """A model of the encoder's own, its weights never to change, under the rules asked for.
 

@@ -37,11 +37,14 @@ def source_of(name: str | os.PathLike) -> str:
     return name
 
 
-def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedModel:
+def load(
+    name: str | os.PathLike, model_class: type | None = None, tokenization: str | None = None
+) -> LoadedModel:
     """
     Args:
         name: a folder, a hub name, or the name of a shipped model.
         model_class: default, the one it was saved from, if that is one of this package's.
+        tokenization: see `albert_act_fast.tokenizer.load_tokenizer`.
 
     Raises:
         OSError, ValueError: it cannot be loaded, or is not ALBERT-ACT.
@@ -63,7 +66,7 @@ def load(name: str | os.PathLike, model_class: type | None = None) -> LoadedMode
             source, output_loading_info=True, ignore_mismatched_sizes=True
         )
         _refuse_mismatches(info.get("mismatched_keys", ()))
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, tokenization=tokenization)
     try:
         own = pooling(source)
     except ValueError:

@@ -76,7 +76,13 @@ class TextDepth:
 
     tokens: the tokenizer's pieces [T]; input_ids: their ids; offsets: character ranges in the text,
     None if the tokenizer gives none; iterations: how many each took; remainders: 1 minus the
-    accumulated probability before the halting iteration, 0 where a token did not halt.
+    accumulated probability before the halting iteration, 0 where a token did not halt; special:
+    for a special token its name ("[CLS]", "[SEP]", "[MASK]" or "special"), else None.
+
+    probabilities, accumulated: of each token p and the accumulated probability of each of its
+    iterations; None where not asked for.
+
+    `albert_act_fast.depth` has its tokens one by one, and its pictures; a notebook shows it.
     """
 
     index: int
@@ -88,6 +94,14 @@ class TextDepth:
     remainders: list[float]
     cost: TextCost
     rule: HaltingRule
+    special: list[str | None]
+    probabilities: list[list[float]] | None = None
+    accumulated: list[list[float]] | None = None
+
+    def _repr_html_(self) -> str:
+        from albert_act_fast.depth import fragment
+
+        return fragment([self])
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from albert_act_fast.depth.data import TokenDepths
 from albert_act_fast.text import pipeline
-from albert_act_fast.text.compute import PackedBatch, run_padded
+from albert_act_fast.text.compute import PackedBatch, run_padded, run_recorded
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.loading import untrained_head
 from albert_act_fast.text.results import (
@@ -33,17 +34,40 @@ class TextTasks:
     """
 
     def depth(self, texts: str | Iterable[str], **settings) -> TextDepth | list[TextDepth]:
-        """How many iterations each token takes."""
-        return self._collect(texts, self.depths(_many(texts), **settings))
+        """How many iterations each token takes; `albert_act_fast.depth` draws it.
 
-    def depths(self, texts: Iterable[str], **settings):
+        Besides the settings of all: `probabilities=True` records p and the accumulated probability
+        of every iteration. The reference loop computes them, whatever the implementation is, and
+        the iterations and remainders beside them are that loop's own.
+
+        Raises:
+            ValueError: probabilities of an encoder that computes in int8, which that loop does not.
+        """
+        found = self._collect(texts, self.depths(_many(texts), **settings))
+        return TokenDepths(found) if isinstance(found, list) else found
+
+    def depths(self, texts: Iterable[str], *, probabilities: bool = False, **settings):
         """`depth` as a stream: an iterator in, an iterator out, as `TextEncoder.stream`."""
-        return self._stream_tokens(texts, *self._depth_task(), **settings)
+        if probabilities and self._frozen.model.config.quantization is not None:
+            raise ValueError(
+                "probabilities: the reference loop records them, which does not compute int8; "
+                "expected an encoder without quantization."
+            )
+        return self._stream_tokens(
+            texts, *self._depth_task(probabilities), recorded=probabilities, **settings
+        )
 
-    def _depth_task(self) -> tuple:
+
+    def _depth_task(self, probabilities: bool = False) -> tuple:
         def finish(text, out, cost, rule):
             iterations = out["n_updates"].int().tolist()
             remainders = out["remainders"].tolist()
+
+            def recorded(name):
+                if not probabilities:
+                    return None
+                return [r[:n] for r, n in zip(out[name].tolist(), iterations, strict=True)]
+
             return TextDepth(
                 text.index,
                 text.text,
@@ -54,6 +78,9 @@ class TextTasks:
                 remainders,
                 cost,
                 rule,
+                self._tokenizer.special_names(text),
+                recorded("probabilities"),
+                recorded("accumulated"),
             )
 
         return True, True, ("last_hidden_state", "n_updates", "remainders"), finish
@@ -181,6 +208,7 @@ class TextTasks:
         fields: Sequence[str],
         finish: Callable,
         *,
+        recorded: bool = False,
         truncation: bool = False,
         errors: str = "raise",
         batch_tokens: int | None = None,
@@ -221,9 +249,14 @@ class TextTasks:
         def compute(batch: Sequence[TokenizedText]) -> list:
             with self._frozen.under(rule) as model:
                 model = self._bare(model) if headless else model
-                out = run_padded(model, PackedBatch.of(batch), implementation=self.implementation)
+                packed = PackedBatch.of(batch)
+                if recorded:
+                    out = run_recorded(model, packed)
+                else:
+                    out = run_padded(model, packed, implementation=self.implementation)
             main = out[fields[0]] if fields[0] in out else out["prediction_logits"]
-            values = {fields[0]: main, **{name: out[name] for name in fields[1:]}}
+            names = (*fields[1:], *(("probabilities", "accumulated") if recorded else ()))
+            values = {fields[0]: main, **{name: out[name] for name in names}}
             values = {name: value.cpu() for name, value in values.items()}
             finite = values[fields[0]].flatten(1).isfinite().all(1).tolist()
             results = []

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from albert_act_fast.published_tokenizer import AlbertActTokenizer
 from albert_act_fast.text.errors import TextError, shown
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class TextTokenizer:
                 f"only {limit} positions."
             )
         self._nothing_known = _pieces_that_say_nothing(tokenizer)
+        self._names = {
+            getattr(tokenizer, f"{name}_token_id"): f"[{name.upper()}]"
+            for name in ("cls", "sep", "mask")
+        }
 
     def __getstate__(self):
         return {"tokenizer": self.tokenizer, "limit": self.limit}
@@ -85,6 +90,14 @@ class TextTokenizer:
     def pieces(self, input_ids: list[int]) -> list[str]:
         """The tokens of ids, as the vocabulary writes them."""
         return self.tokenizer.convert_ids_to_tokens(input_ids)
+
+    def special_names(self, text: TokenizedText) -> list[str | None]:
+        """Which of a text's ids are special tokens, and which, as `TextDepth` says it."""
+        own = self.own_places(text)
+        return [
+            self._names.get(token) or (None if place in own else "special")
+            for place, token in enumerate(text.input_ids)
+        ]
 
     @property
     def room(self) -> int:
@@ -186,6 +199,13 @@ class TextTokenizer:
 
     def _split(self, texts: list[str], with_offsets: bool):
         """Ids and offsets (or None) of each text, without special tokens."""
+        if isinstance(self.tokenizer, AlbertActTokenizer) and with_offsets:
+            found = [self.tokenizer.pieces(text) for text in texts]
+            to_ids = self.tokenizer.convert_tokens_to_ids
+            return [
+                (to_ids([p.text for p in pieces]), [(p.start, p.end) for p in pieces])
+                for pieces in found
+            ]
         if self._backend is None:
             with self._lock:
                 encoded = [

@@ -133,23 +133,6 @@ def test_pooling_that_is_not_known_is_refused(error, checkpoint, tmp_path):
     assert "pooling_mode_max_tokens" in error(*arguments("sts-b", tmp_path))
 
 
-def test_sweep(command, sentiment):
-    result = command(*arguments("sst-2", sentiment, "--sweep", "--json"))
-    (row,) = json.loads(result.stdout)["rows"]
-    assert (row["task"], row["scored_by"], row["examples"]) == ("sst-2", "head", 6)
-    most = [rule["max_iterations"] for rule in row["rules"]]
-    assert most[:3] == [1, 2, 3]
-    rows = [rule["rows_computed"] for rule in row["rules"]]
-    assert rows[0] == row["tokens"]
-    assert rows[0] < rows[1] < max(rows)
-    assert rows[-1] < max(rows)
-    (own,) = json.loads(command(*arguments("sst-2", sentiment, "--json")).stdout)["rows"]
-    assert own["engine"]["rows_computed"] in rows
-    table = command(*arguments("sst-2", sentiment, "--sweep")).stdout
-    for piece in ("at most 1 iterations", "0.5", "accuracy", "rows computed: as a share"):
-        assert piece in table
-
-
 def test_labels_can_be_named(command, error, tmp_path):
     """The model says LABEL_0 and LABEL_1."""
     unnamed = classifier(tmp_path, id2label=None, label2id=None, num_labels=2)

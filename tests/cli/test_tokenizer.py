@@ -170,3 +170,9 @@ def test_an_unreachable_hub_is_not_taken_for_a_model_without_tokenizer(monkeypat
         load_tokenizer("some/model")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
     assert load_tokenizer("some/model").tokenize(SENTENCE) == PIECES
+
+
+def test_a_model_of_far_more_entries_is_refused(error, tmp_path):
+    random_model(3, vocab_size=50000).save_pretrained(tmp_path)
+    message = error("depth", "so", "--model", tmp_path)
+    assert "tokenizer: its vocabulary has 30000 entries, far fewer than the 50000" in message

@@ -17,7 +17,6 @@ from albert_act_fast.glue import (
     evaluate,
     get_task,
     read_examples,
-    sweep,
 )
 from albert_act_fast.glue.evaluate import encode_batches
 from albert_act_fast.glue.metrics import score
@@ -262,25 +261,3 @@ def test_what_a_cosine_cannot_score_is_refused(tokenizer):
         model.encoder.albert_layer.ffn.weight[0, 0] = float("nan")
     with pytest.raises(NotFinite, match="cosines: implementation"):
         evaluate(model, tokenizer, "sts-b", FIXTURES)
-
-
-def test_sweep_evaluates_every_rule_and_sets_the_model_s_back(tokenizer):
-    model = classifier()
-    rows = list(sweep(model, tokenizer, "sst-2", FIXTURES, "torch"))
-    rules = [(rule.max_iterations, rule.act_epsilon) for rule, _ in rows]
-    assert rules[:6] == [(n, 0.01) for n in (1, 2, 3, 4, 6, 8)]
-    assert rules[6:] == [(8, e) for e in (0.05, 0.1, 0.2, 0.3, 0.5)]
-    fewer, own, sooner = rows[2], rows[5], rows[8]
-    assert max(map(max, fewer[1].n_updates)) == 3
-    assert sooner[1].rows_computed < own[1].rows_computed
-    expected = evaluate(model, tokenizer, "sst-2", FIXTURES, "torch")
-    assert torch.equal(own[1].logits, expected.logits)
-    for rule, found in (fewer, sooner):
-        config = {"num_hidden_layers": rule.max_iterations, "act_epsilon": rule.act_epsilon}
-        other = classifier(**config)
-        other.load_state_dict(model.state_dict())
-        again = evaluate(other, tokenizer, "sst-2", FIXTURES, "torch")
-        assert torch.equal(found.logits, again.logits)
-    with pytest.raises(ValueError, match="no file"):
-        next(sweep(model, tokenizer, "sst-2", "nowhere"))
-    assert (model.config.num_hidden_layers, model.config.act_epsilon) == (8, 0.01)
