@@ -71,6 +71,14 @@ class ServeProcess:
         while self.metric(name) != value:
             pass
 
+    def wait_until_idle(self) -> None:
+        """Returns once no request is being answered but the one that asks for this."""
+        self.wait_for_metric("albert_act_fast_requests_active", 1)
+
+    def wait_until_active(self) -> None:
+        """Returns once one is, after it was idle."""
+        self.wait_for_metric("albert_act_fast_requests_active", 2)
+
     def wait(self) -> int:
         """Its exit status."""
         status = self.process.wait()
