@@ -28,6 +28,7 @@ from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
 from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.flags import is_set
+from albert_act_fast.ops.precision import takes_tf32
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class LayerGraphs:
         is none. The first is launched kernel by kernel, which also compiles them: most sizes that
         come once do not come again."""
         capacity = capacity_of(hidden.size(0), sequences)
-        key = (capacity, limits, hidden.dtype, torch.get_float32_matmul_precision())
+        key = (capacity, limits, hidden.dtype, takes_tf32(hidden.dtype))
         with self._lock:
             self._drop_unless(layer.identity())
             if key in self._loops:
