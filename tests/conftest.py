@@ -1,5 +1,7 @@
 """What all tests share: the gpu mark and the hypothesis profiles."""
 
+import signal
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,14 @@ _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("repeatable", derandomize=True, max_examples=25, **_UNTIMED)
 settings.register_profile("explore", max_examples=500, **_UNTIMED)
 settings.load_profile("repeatable")
+
+# A shell starts its background jobs, and `nohup` all, with some signals ignored, which programs
+# that the tests start would go on ignoring.
+for name in ("SIGINT", "SIGQUIT", "SIGHUP"):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(number, default)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,13 @@ from types import ModuleType
 from albert_act_fast.engine import cpu, gpu, loop, training
 from albert_act_fast.engine.call import Call, autocast_is_on, call_of
 from albert_act_fast.engine.encode import encode
-from albert_act_fast.engine.layer import HaltingLimits, Inspection, inspect, missing_weights
+from albert_act_fast.engine.layer import (
+    HaltingLimits,
+    Inspection,
+    inspect,
+    missing_weights,
+    parameters_below,
+)
 from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
 
 ENGINES: dict[str, tuple[ModuleType, ...]] = {
@@ -39,6 +45,7 @@ __all__ = [
     "inspect",
     "missing_weights",
     "pack",
+    "parameters_below",
 ]
 
 

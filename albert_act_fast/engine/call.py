@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from albert_act_fast.engine.layer import Inspection, inspect
+from albert_act_fast.engine.layer import Inspection, LayerWeights, inspect, layer_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Call:
     @property
     def layer(self) -> nn.Module:
         return self.encoder.albert_layer
+
+    @cached_property
+    def layer_weights(self) -> LayerWeights:
+        """Where all of the layer's weights may be read."""
+        return layer_weights(self.layer)
 
     def is_called(self, path: str) -> bool:
         """Whether the layer's module has to be called; path: from the layer on."""

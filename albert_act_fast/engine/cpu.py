@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.call import Call, autocast_is_on
-from albert_act_fast.engine.layer import HaltingLimits, LayerWeights, layer_weights
+from albert_act_fast.engine.layer import HaltingLimits, LayerWeights
 from albert_act_fast.engine.native_engine import NativeEngine
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 
@@ -47,7 +47,7 @@ def why_not(call: Call) -> str | None:
         return f"the weights are {dtype}, not float32 or bfloat16"
     if autocast_is_on("cpu"):
         return "autocast is on"
-    tensors = layer_weights(layer).tensors()
+    tensors = call.layer_weights.tensors()
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
             return f"{name} is {tensor.dtype}, not {dtype} as query.weight"
@@ -66,7 +66,7 @@ def iterate(
     call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
 ) -> PackedResult:
     """As `loop.iterate`, in one native call."""
-    engine = native_engine(call.layer, call.int8)
+    engine = native_engine(call.layer, call.layer_weights, call.int8)
     out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
     n_updates = hidden.new_empty(hidden.size(0), dtype=torch.float32)
     remainders = torch.empty_like(n_updates)
@@ -83,10 +83,9 @@ def iterate(
     return PackedResult(out, n_updates, remainders, rows)
 
 
-def native_engine(layer: nn.Module, int8: bool = False):
+def native_engine(layer: nn.Module, weights: LayerWeights, int8: bool = False) -> NativeEngine:
     """The engine with the layer's weights, rounded to int8 where asked: made anew when anything
     that it is made from has changed, in whatever way."""
-    weights = layer_weights(layer)
     made = _engines.get(layer)
     if made is None or made.fingerprint != _fingerprint(weights, int8):
         # Of a copy: other threads may be changing the weights, and what the engine is packed from

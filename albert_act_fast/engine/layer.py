@@ -17,7 +17,8 @@ engine, so that it must be the package's own.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -110,18 +111,16 @@ class LayerWeights:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name: "query.weight", ..., "distance_embedding"."""
         named = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
             if isinstance(value, tuple):
-                named |= {f"{field.name}.weight": value[0], f"{field.name}.bias": value[1]}
+                named[f"{name}.weight"], named[f"{name}.bias"] = value
             elif isinstance(value, Tensor):
-                named[field.name] = value
+                named[name] = value
         return named
 
     def settings(self) -> tuple:
         """All that is no tensor."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple(x for x in values if not isinstance(x, Tensor | tuple))
+        return tuple(x for x in vars(self).values() if not isinstance(x, Tensor | tuple))
 
     def identity(self) -> tuple:
         """Equal for two calls only where the same addresses hold weights of the same form."""
@@ -137,7 +136,7 @@ class LayerWeights:
                 return tuple(function(tensor) for tensor in value)
             return function(value) if isinstance(value, Tensor) else value
 
-        return LayerWeights(**{field.name: of(getattr(self, field.name)) for field in fields(self)})
+        return LayerWeights(**{name: of(value) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -288,12 +287,23 @@ def _why_not_plain(module: nn.Module, kind: str) -> str | None:
 def missing_weights(model: nn.Module) -> str | None:
     """Name of a base model's weight on the meta device that no hook or forward of a tool (which
     offloads them) would bring to memory, or None."""
-    for name in ("embeddings", "encoder", "pooler"):
-        part = model._modules.get(name)
+    parts = {name: model._modules.get(name) for name in ("embeddings", "encoder", "pooler")}
+    if not any(parameter.is_meta for parameter in parameters_below(*parts.values())):
+        return None
+    for name, part in parts.items():
         found = None if part is None else _on_meta(name, part)
         if found is not None:
             return found
     return None
+
+
+def parameters_below(*modules: nn.Module | None) -> Iterator[nn.Parameter]:
+    """All parameters of these modules. `Module.parameters`, which spends most of its time on their
+    names, would cost ten times as much in every call."""
+    found = [module for module in modules if module is not None]
+    for module in found:  # grows on the way
+        found.extend(child for child in module._modules.values() if child is not None)
+        yield from (p for p in module._parameters.values() if p is not None)
 
 
 def _on_meta(path: str, module: nn.Module) -> str | None:

@@ -343,13 +343,10 @@ class AlbertActModel(AlbertActPreTrainedModel):
         reasons = []
         if engine.autocast_is_on(device):
             reasons.append("autocast is on, which only plain PyTorch follows")
-        # Every call asks; `parameters()` would spend ten times as long on their names.
         dtypes = {
-            p.dtype
-            for part in (self.embeddings, self.encoder)
-            for m in part.modules()
-            for p in m._parameters.values()
-            if p is not None and p.is_floating_point()
+            parameter.dtype
+            for parameter in engine.parameters_below(self.embeddings, self.encoder)
+            if parameter.is_floating_point()
         }
         if len(dtypes) > 1:
             names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

@@ -67,9 +67,7 @@ def kill(arguments: list, number: int, after: int) -> subprocess.CompletedProces
     code = _KILLED.format(
         window=WINDOW, number=int(number), after=after, arguments=[str(a) for a in arguments]
     )
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture
@@ -149,9 +147,7 @@ def test_too_little_space_is_found_before_the_work(arguments, computed, tmp_path
         "start.main()\n"
     )
     del resource
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert (result.returncode, result.stdout) == (1, ""), result.stderr
     (line,) = result.stderr.splitlines()
     assert "which cannot be written: File too large" in line

@@ -22,7 +22,6 @@ def run(*args, code: str | None = None, **kwargs) -> subprocess.CompletedProcess
         [*command, *map(str, args)],
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        timeout=300,
         env=env,
         **kwargs,
     )

@@ -16,7 +16,7 @@ from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Arriving, KnownAtFirst
 from albert_act_fast.engine.gpu.graphs import graphs_of
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.layer import HaltingLimits, layer_weights
+from albert_act_fast.engine.layer import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE
 
@@ -33,7 +33,7 @@ def why_not(call: Call) -> str | None:
     reason = call.why_not_read_layer()
     if reason is not None:
         return reason
-    weights = layer_weights(call.layer)
+    weights = call.layer_weights
     dtype = weights.query[0].dtype
     if dtype not in DTYPES:
         return f"the weights are {dtype}"
@@ -55,7 +55,7 @@ def iterate(
 
     The result's `running_rows` stays empty: only the device knows them.
     """
-    weights, sequences = layer_weights(call.layer), tokens.offsets.numel() - 1
+    weights, sequences = call.layer_weights, tokens.offsets.numel() - 1
     offsets, positions = tokens.offsets, tokens.positions
     with torch.cuda.device_of(hidden):
         if graphs.why_not(hidden.device) is None:
