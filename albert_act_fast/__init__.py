@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from albert_act_fast.configuration import AlbertActConfig
+    from albert_act_fast.engine import release
     from albert_act_fast.implementations import use_implementation
     from albert_act_fast.live import accelerate, restore
     from albert_act_fast.modeling import (
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "act_loss",
+    "release",
     "restore",
     "shipped_model",
     "use_implementation",
@@ -54,6 +56,7 @@ _MODULES = {
     "TextError": "text",
     "__version__": "version",
     "accelerate": "live",
+    "release": "engine",
     "restore": "live",
     "shipped_model": "shipped",
     "use_implementation": "implementations",
