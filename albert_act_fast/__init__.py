@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from albert_act_fast.configuration import AlbertActConfig
+    from albert_act_fast.engine import release
     from albert_act_fast.implementations import use_implementation
     from albert_act_fast.modeling import (
         AlbertActForMaskedLM,
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "act_loss",
+    "release",
     "restore",
     "shipped_model",
     "use_implementation",
@@ -59,6 +61,7 @@ _MODULES = {
     "TextError": "text",
     "__version__": "version",
     "accelerate": "take_over",
+    "release": "engine",
     "restore": "take_over",
     "shipped_model": "shipped",
     "use_implementation": "implementations",

@@ -54,19 +54,23 @@ def availability(device: torch.device | str = "cpu") -> dict[str, str | None]:
     """For every implementation None where it is available on that device, else the reason."""
     device = torch.device(device)
     reasons = dict(_availability(device.type))
-    if reasons["triton"] is None and device.type == "cuda":
-        reasons["triton"] = _too_old_for_triton(device.index)
+    if device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None:
+        for name, reason in _why_not_on_gpu(device.index).items():
+            reasons[name] = reasons[name] or reason
     return reasons
 
 
 @functools.cache
-def _too_old_for_triton(index: int | None) -> str | None:
-    if not torch.cuda.is_available() or torch.version.hip is not None:
-        return None
-    major, minor = torch.cuda.get_device_capability(index)
-    if major >= 8:
-        return None
-    return f"the GPU has compute capability {major}.{minor}, and Triton needs 8.0 or newer"
+def _why_not_on_gpu(index: int | None) -> dict[str, str | None]:
+    """What kernels there are may be for other GPUs than this one."""
+    capability = torch.cuda.get_device_capability(index)
+    # Private, and gone in no release so far; without it the driver is taken as new enough.
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: None)()
+    too_old = None
+    if capability < (8, 0):
+        number = ".".join(map(str, capability))
+        too_old = f"the GPU has compute capability {number}, and Triton needs 8.0 or newer"
+    return {"triton": too_old, "cuda": native.why_not_on_gpu(capability, driver)}
 
 
 @functools.cache  # operators are registered when the package is imported, and not after

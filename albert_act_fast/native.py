@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import warnings
 
 import torch
@@ -57,3 +58,37 @@ def why_no_cuda() -> str | None:
         "the CUDA operators were not built (there was no nvcc, or ALBERT_ACT_FAST_SKIP_CUDA was "
         f"set); to have them, with nvcc on the PATH: {_INSTALL_AGAIN}"
     )
+
+
+def why_not_on_gpu(capability: tuple[int, int], driver: int | None) -> str | None:
+    """None where a GPU can run the CUDA operators as they were built, else the reason.
+
+    Machine code for sm_XY runs on GPUs of the same major version from X.Y on; PTX, there for the
+    newest, is compiled by the driver for those after it. (CUDA C++ Programming Guide, "Binary
+    Compatibility" and "PTX Compatibility")
+
+    Args:
+        capability: the GPU's compute capability.
+        driver: the newest CUDA release that the driver serves, as 1000 * major + 10 * minor; None
+            where it is not known.
+    """
+    reason = why_no_cuda()
+    if reason is not None:
+        return reason
+    built = build_info()["cuda"]
+    major, minor = map(int, re.match(r"CUDA (\d+)\.(\d+)", built).groups())
+    codes = [divmod(int(code), 10) for code in re.findall(r"sm_(\d+)", built)]
+    has_code = any(code[0] == capability[0] and code <= capability for code in codes)
+    if not has_code and capability < max(codes):
+        return (
+            f"the GPU has compute capability {capability[0]}.{capability[1]}, and the CUDA "
+            f"operators were built with {built} (ALBERT_ACT_FAST_CUDA_ARCHITECTURES chooses others)"
+        )
+    # A driver serves all releases of its major version, but compiles no PTX of a later one.
+    needed = 1000 * major + (0 if has_code else 10 * minor)
+    if driver is not None and driver < needed:
+        return (
+            f"the GPU's driver serves CUDA up to {driver // 1000}.{driver % 1000 // 10}, and the "
+            f"CUDA operators were built with {built}"
+        )
+    return None

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from torch import nn
+
 from albert_act_fast.engine import cpu, gpu, loop, training
 from albert_act_fast.engine.call import Call, autocast_is_on, call_of
 from albert_act_fast.engine.encode import encode
@@ -41,6 +43,7 @@ __all__ = [
     "missing_weights",
     "pack",
     "parameters_below",
+    "release",
 ]
 
 
@@ -54,3 +57,15 @@ def engine_for(call: Call) -> tuple[ModuleType | None, list[str]]:
             return engine, reasons
         reasons.append(reason)
     return None, reasons
+
+
+def release(model: nn.Module) -> None:
+    """Frees what engines keep of a model beside its weights: packed copies, CUDA graphs and their
+    buffers. The next call makes them anew.
+
+    Args:
+        model: any model with ALBERT-ACT inside.
+    """
+    for module in model.modules():
+        cpu.release(module)
+        gpu.release(module)

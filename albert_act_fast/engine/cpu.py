@@ -103,6 +103,11 @@ def last_native_engine(layer: nn.Module) -> NativeEngine | None:
     return None if made is None else made.engine
 
 
+def release(layer: nn.Module) -> None:
+    """Frees the layer's engine."""
+    _engines.pop(layer, None)
+
+
 def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
     """Changes whenever something that packing reads does. Address and version counter would miss
     changes through `.data`; reading all weights costs a small part of one iteration, which reads

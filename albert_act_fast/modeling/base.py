@@ -227,6 +227,12 @@ class AlbertActModel(AlbertActPreTrainedModel):
 
         return from_albert(cls, source, halting_bias=halting_bias, **fields)
 
+    def _apply(self, fn, recurse: bool = True):
+        """What `to`, `cuda`, `half` and their like end in: weights that were moved away are not to
+        be held in memory by graphs that were captured with them."""
+        engine.gpu.release(self.encoder.albert_layer)
+        return super()._apply(fn, recurse)
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from albert_act_fast.flags import is_set
 from albert_act_fast.ops import contracts
+from albert_act_fast.ops.precision import takes_tf32
 
 MAX_HEAD_SIZE = 256
 ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -77,8 +78,7 @@ def _expect_row_dtype(op: str, name: str, rows: Tensor) -> None:
 
 def _precision(rows: Tensor) -> str:
     """How `tl.dot` takes float32, by PyTorch's own switch; the halves have only one way."""
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return "ieee" if exact or rows.dtype != torch.float32 else "tf32"
+    return "tf32" if takes_tf32(rows.dtype) else "ieee"
 
 
 _STRIDE = "_stride"

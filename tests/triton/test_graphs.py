@@ -14,6 +14,7 @@ import torch
 from support.device_loop import packed
 from support.models import mask_of, random_batch, random_model
 
+import albert_act_fast
 from albert_act_fast import engine
 from albert_act_fast.engine import gpu
 from albert_act_fast.engine.gpu import counts, graphs
@@ -142,11 +143,13 @@ def test_memory_and_number_are_bounded_and_the_least_used_goes(captured, monkeyp
     find(layer_graphs, layer, [16])  # used again, so that [32] is the least used
     sizes = layer_graphs.report()
     monkeypatch.setattr(graphs, "MAX_BYTES", sum(sizes.values()) + 100)
-    for _ in range(2):
-        find(layer_graphs, layer, [20, 1])
+    for _ in range(3):
+        assert isinstance(find(layer_graphs, layer, [20, 1]), str)
+    assert set(layer_graphs.report()) == {Capacity(16, 1), Capacity(32, 1)}
+    find(layer_graphs, layer, [20, 1])  # now twice as often as [32]
     assert set(layer_graphs.report()) == {Capacity(16, 1), Capacity(32, 2)}
     monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
-    for _ in range(2):
+    for _ in range(6):
         find(layer_graphs, layer, [1, 1, 1])
     assert set(layer_graphs.report()) == {Capacity(32, 2), Capacity(16, 4)}
 
@@ -159,6 +162,95 @@ def test_memory_and_number_are_bounded_and_the_least_used_goes(captured, monkeyp
         assert "MiB, more than 1" in reason
     assert len(made) == before
     assert len(layer_graphs.report()) == 2, "a graph too large must not push the others out"
+
+
+@pytest.mark.usefixtures("copies")
+def test_more_capacities_than_there_is_room_for_do_not_capture_for_ever(captured):
+    layer_graphs, made = captured
+    layer = random_model(0).encoder.albert_layer
+    capacities = [[16 * n] for n in (*range(1, 17), *range(18, 33, 2), *range(36, 65, 4))]
+    capacities += [[n, 0] for n in (16, 32, 48, 64, 80, 96, 112, 128)]
+    assert len(capacities) == graphs.MAX_GRAPHS + 8
+    for _ in range(5):
+        for lengths in capacities:
+            find(layer_graphs, layer, lengths)
+    assert len(made) == graphs.MAX_GRAPHS
+    # What came to be asked for more often does get its graph.
+    for _ in range(2 * 5):
+        last = find(layer_graphs, layer, capacities[-1])
+    assert isinstance(last, CapturedLoop)
+    assert len(made) == graphs.MAX_GRAPHS + 1
+
+
+@pytest.mark.usefixtures("copies")
+def test_frequencies_fade(captured, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 1)
+    monkeypatch.setattr(graphs, "FADE_AFTER", 64)
+    layer_graphs, _ = captured
+    layer = random_model(0).encoder.albert_layer
+    for _ in range(1000):
+        find(layer_graphs, layer, [16])
+    for _ in range(2 * 64):
+        find(layer_graphs, layer, [32])
+    assert list(layer_graphs.report()) == [Capacity(32, 1)]
+
+
+@pytest.mark.usefixtures("copies")
+def test_others_go_on_while_one_captures():
+    layer = random_model(0).encoder.albert_layer
+    seen = []
+
+    def capture(launch, device):
+        if made:  # the second capture: what another thread would get meanwhile
+            seen.append(find(layer_graphs, layer, [16]))
+            seen.append(find(layer_graphs, layer, [32]))
+        made.append(device)
+        launch()
+        return launch
+
+    made: list = []
+    layer_graphs = LayerGraphs(capture)
+    for lengths in ([16], [16], [32], [32]):
+        find(layer_graphs, layer, lengths)
+    ready, same = seen
+    assert isinstance(ready, CapturedLoop)
+    assert same == "another thread is capturing the graph of 32 rows"
+    assert set(layer_graphs.report()) == {Capacity(16, 1), Capacity(32, 1)}
+
+
+@pytest.mark.usefixtures("copies")
+def test_a_capture_that_outlives_its_weights_is_not_kept():
+    layer = random_model(0).encoder.albert_layer
+
+    def capture(launch, device):
+        layer.ffn.weight.data = layer.ffn.weight.data.clone()
+        find(layer_graphs, layer, [40])
+        launch()
+        return launch
+
+    layer_graphs = LayerGraphs(capture)
+    find(layer_graphs, layer, [16])
+    assert isinstance(find(layer_graphs, layer, [16]), CapturedLoop)
+    assert layer_graphs.report() == {}
+
+
+@pytest.mark.usefixtures("copies")
+@pytest.mark.parametrize("way", ["released", "moved"])
+def test_memory_is_freed_at_once(monkeypatch, way):
+    model = random_model(0)
+    layer = model.encoder.albert_layer
+    monkeypatch.setattr(LayerGraphs.__init__, "__defaults__", (lambda launch, device: launch,))
+    for _ in range(2):
+        loop = find(graphs.graphs_of(layer), layer, [16])
+    buffers, weight = weakref.ref(loop.buffers), weakref.ref(loop._layer.ffn[0])
+    del loop
+    if way == "released":
+        albert_act_fast.release(model)
+    else:
+        model.to(torch.bfloat16)
+    gc.collect()
+    assert buffers() is None
+    assert weight() is None
 
 
 @pytest.mark.usefixtures("copies")
@@ -204,6 +296,8 @@ def test_threads_take_turns(captured):
         for _ in range(50):
             hidden = torch.randn(16, 48, generator=generator)
             loop = layer_graphs.find(layer_weights(layer), hidden, 1, LIMITS)
+            if isinstance(loop, str):  # another thread is capturing it
+                continue
             if not torch.equal(loop.run(hidden, *packed([16])).hidden, hidden + shift):
                 wrong.append(seed)
 
@@ -246,16 +340,19 @@ def test_capture_compiles_before_it_records(monkeypatch):
         def replay(self):
             log.append("replay")
 
-    def graph(of, stream, capture_error_mode):
-        assert (of.name, stream.name, capture_error_mode) == ("graph", "side", "thread_local")
-        return Recorded("capture")
+        def capture_begin(self, capture_error_mode):
+            assert capture_error_mode == "thread_local"
+            assert not gc.isenabled()
+            log.append("begin capture")
+
+        def capture_end(self):
+            log.append("end capture")
 
     cuda = SimpleNamespace(
         Stream=lambda device: Recorded("side"),
         CUDAGraph=lambda: Recorded("graph"),
         current_stream=lambda device: Recorded("main"),
         stream=lambda stream: Recorded("side stream"),
-        graph=graph,
     )
     monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda))
     replay = graphs.capture_on_gpu(lambda: log.append("launch"), "cuda:1")
@@ -266,11 +363,14 @@ def test_capture_compiles_before_it_records(monkeypatch):
         "launch",
         "leave side stream",
         "main waits for side",
-        "enter capture",
+        "enter side stream",
+        "begin capture",
         "launch",
-        "leave capture",
+        "end capture",
+        "leave side stream",
         "replay",
     ]
+    assert gc.isenabled()
 
 
 def test_counts_are_taken_in_once_their_copy_is_done(monkeypatch):

@@ -14,13 +14,13 @@ from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Arriving, KnownAtFirst
-from albert_act_fast.engine.gpu.graphs import graphs_of
+from albert_act_fast.engine.gpu.graphs import graphs_of, release
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE, ROW_DTYPES
 
-__all__ = ["describe", "graphs_of", "iterate", "warm_up", "why_not"]
+__all__ = ["describe", "graphs_of", "iterate", "release", "warm_up", "why_not"]
 
 HOW = "all iterations without a host sync"
 

@@ -12,11 +12,13 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +31,7 @@ from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.flags import is_set
+from albert_act_fast.ops.precision import takes_tf32
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,11 @@ SWITCH = "ALBERT_ACT_FAST_CUDA_GRAPHS"
 # Of one layer: memory of all its graphs' buffers, and how many graphs there are.
 MAX_BYTES = 2 << 30
 MAX_GRAPHS = 32
+# A graph gives way to a capacity that was asked for this many times as often, and no sooner:
+# batches of more capacities than there is room for would otherwise capture for ever. Frequencies
+# fade, all being halved after so many batches. (TinyLFU, Einziger et al. 2017)
+ASKED_MORE = 2
+FADE_AFTER = 1024
 
 # Given a function that launches kernels, returns one that launches them all again.
 Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
@@ -75,14 +83,27 @@ def capture_on_gpu(launch: Callable[[], None], device: torch.device) -> Callable
     with torch.cuda.stream(stream):
         launch()
     torch.cuda.current_stream(device).wait_stream(stream)
-    # One capture at a time, because each begins by waiting for the whole device; other threads may
-    # go on launching meanwhile.
-    with (
-        _capturing,
-        torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-    ):
-        launch()
+    # One capture at a time; other threads may go on launching meanwhile. `torch.cuda.graph` would
+    # first wait for the whole device and empty the allocator's cache; nothing is allocated here.
+    with _capturing, _without_cyclic_collection(), torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            launch()
+        finally:
+            graph.capture_end()
     return graph.replay
+
+
+@contextmanager
+def _without_cyclic_collection() -> Iterator[None]:
+    """What is collected may free memory or events of the device, which a capture must not."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class CapturedLoop:
@@ -137,53 +158,91 @@ class CapturedLoop:
 
 
 class LayerGraphs:
-    """The graphs of one layer, the latest used last. They hold while the weights stay where they
-    are: all are dropped once one has moved. What stands at those places may change."""
+    """The graphs of one layer. They hold while the weights stay where they are: all are dropped
+    once one has moved. What stands at those places may change."""
 
     def __init__(self, capture: Capture = capture_on_gpu) -> None:
         self._capture = capture
         self._lock = threading.Lock()
-        self._identity: tuple | None = None
-        self._loops: OrderedDict[tuple, CapturedLoop] = OrderedDict()
-        self._met: set[tuple] = set()
+        self._forget()
+
+    def _forget(self, identity: tuple | None = None) -> None:
+        self._identity = identity
+        self._loops: dict[tuple, CapturedLoop] = {}
+        self._asked: Counter[tuple] = Counter()
         self._refused: dict[tuple, str] = {}
+        self._promised: dict[tuple, int] = {}  # bytes of those that are being captured
 
     def find(
         self, layer: LayerWeights, hidden: Tensor, sequences: int, limits: HaltingLimits
     ) -> CapturedLoop | str:
-        """The graph for a batch, captured where it is the second of its capacity, else why there
-        is none. The first is launched kernel by kernel, which also compiles them: most sizes that
-        come once do not come again."""
+        """The graph for a batch, captured where it is the second of its capacity and there is room,
+        else why there is none. The first is launched kernel by kernel, which also compiles them:
+        most sizes that come once do not come again. Other threads go on while one captures."""
         capacity = capacity_of(hidden.size(0), sequences)
-        key = (capacity, limits, hidden.dtype, torch.get_float32_matmul_precision())
+        key = (capacity, limits, hidden.dtype, takes_tf32(hidden.dtype))
+        needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, hidden.dtype)
         with self._lock:
-            self._drop_unless(layer.identity())
+            if self._identity != layer.identity():
+                self._forget(layer.identity())
+            self._ask(key)
             if key in self._loops:
-                self._loops.move_to_end(key)
                 return self._loops[key]
-            if key in self._refused:
-                return self._refused[key]
-            if key not in self._met:
-                self._met.add(key)
-                return f"the first batch with a capacity of {capacity.rows} rows"
-            needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, hidden.dtype)
-            if needed > MAX_BYTES:
-                self._refused[key] = (
-                    f"a graph of {capacity.rows} rows takes {needed >> 20} MiB, "
-                    f"more than {MAX_BYTES >> 20}"
-                )
-                return self._refused[key]
-            self._make_room(needed)
-            try:
-                loop = CapturedLoop(
-                    layer, capacity, limits, hidden.dtype, hidden.device, self._capture
-                )
-            except torch.cuda.OutOfMemoryError:
-                self._refused[key] = f"no memory was left for a graph of {capacity.rows} rows"
-                logger.warning("%s; its batches run without one.", self._refused[key])
-                return self._refused[key]
-            self._loops[key] = loop
-            return loop
+            reason = self._refused.get(key) or self._why_not_now(key, needed)
+            if reason is not None:
+                return reason
+            self._promised[key] = needed
+            promised = self._promised
+        loop = None
+        try:
+            loop = CapturedLoop(layer, capacity, limits, hidden.dtype, hidden.device, self._capture)
+        except torch.cuda.OutOfMemoryError:
+            reason = f"no memory was left for a graph of {capacity.rows} rows"
+            logger.warning("%s; its batches run without one.", reason)
+        finally:
+            with self._lock:
+                del promised[key]
+                # Else the weights have moved meanwhile: it is good for this batch alone.
+                if promised is self._promised:
+                    if loop is not None:
+                        self._loops[key] = loop
+                    elif reason is not None:
+                        self._refused[key] = reason
+        return loop or reason
+
+    def _ask(self, key: tuple) -> None:
+        if self._asked.total() >= FADE_AFTER:
+            self._asked = Counter({k: n // 2 for k, n in self._asked.items() if n > 1})
+        self._asked[key] += 1
+
+    def _why_not_now(self, key: tuple, needed: int) -> str | None:
+        """None where a graph is to be captured now; there is room for it then."""
+        rows = key[0].rows
+        if self._asked[key] < 2:
+            return f"the first batch with a capacity of {rows} rows"
+        if key in self._promised:
+            return f"another thread is capturing the graph of {rows} rows"
+        if needed > MAX_BYTES:
+            self._refused[key] = (
+                f"a graph of {rows} rows takes {needed >> 20} MiB, more than {MAX_BYTES >> 20}"
+            )
+            return self._refused[key]
+        taken = sum(loop.buffers.nbytes() for loop in self._loops.values())
+        taken += sum(self._promised.values())
+        count = len(self._loops) + len(self._promised)
+        leaving = []
+        for least in sorted(self._loops, key=self._asked.__getitem__):
+            if count < MAX_GRAPHS and taken + needed <= MAX_BYTES:
+                break
+            if self._asked[key] < ASKED_MORE * self._asked[least]:
+                break
+            leaving.append(least)
+            count, taken = count - 1, taken - self._loops[least].buffers.nbytes()
+        if count >= MAX_GRAPHS or taken + needed > MAX_BYTES:
+            return f"no room for a graph of {rows} rows beside those asked for as often"
+        for least in leaving:
+            del self._loops[least]
+        return None
 
     def report(self) -> dict[Capacity, int]:
         """The memory of the buffers, in bytes, for each capacity that has a graph."""
@@ -193,20 +252,6 @@ class LayerGraphs:
                 memory[capacity] = memory.get(capacity, 0) + loop.buffers.nbytes()
             return memory
 
-    def _drop_unless(self, identity: tuple) -> None:
-        if self._identity != identity:
-            self._loops.clear()
-            self._met.clear()
-            self._refused.clear()
-            self._identity = identity
-
-    def _make_room(self, needed: int) -> None:
-        def taken() -> int:
-            return sum(loop.buffers.nbytes() for loop in self._loops.values())
-
-        while self._loops and (len(self._loops) >= MAX_GRAPHS or taken() + needed > MAX_BYTES):
-            self._loops.popitem(last=False)
-
 
 _graphs: weakref.WeakKeyDictionary[nn.Module, LayerGraphs] = weakref.WeakKeyDictionary()
 _graphs_lock = threading.Lock()
@@ -215,3 +260,9 @@ _graphs_lock = threading.Lock()
 def graphs_of(layer: nn.Module) -> LayerGraphs:
     with _graphs_lock:
         return _graphs.setdefault(layer, LayerGraphs())
+
+
+def release(layer: nn.Module) -> None:
+    """Frees the layer's graphs, their buffers and their hold on the weights."""
+    with _graphs_lock:
+        _graphs.pop(layer, None)

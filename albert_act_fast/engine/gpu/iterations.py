@@ -27,6 +27,7 @@ from albert_act_fast.engine.halting import (
     halting_step_arguments,
 )
 from albert_act_fast.engine.layer import LayerWeights, WeightAndBias
+from albert_act_fast.ops.precision import takes_tf32
 
 LAUNCHES_PER_ITERATION = 8
 
@@ -126,9 +127,7 @@ def library_is_better(rows: int, age: int, hidden: Tensor) -> bool:
     library takes large products whose bound is fresh. In full float32 ours use no tensor cores and
     lose more, so that an older bound will do. Estimates, not yet measured on a GPU.
     """
-    full_float32 = (
-        hidden.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    )
+    full_float32 = hidden.dtype == torch.float32 and not takes_tf32(hidden.dtype)
     return rows >= 512 and age <= (2 if full_float32 else 0)
 
 
