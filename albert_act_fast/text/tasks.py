@@ -57,7 +57,6 @@ class TextTasks:
             texts, *self._depth_task(probabilities), recorded=probabilities, **settings
         )
 
-
     def _depth_task(self, probabilities: bool = False) -> tuple:
         def finish(text, out, cost, rule):
             iterations = out["n_updates"].int().tolist()
@@ -222,6 +221,7 @@ class TextTasks:
             a_token,
             fields,
             finish,
+            recorded=recorded,
             truncation=truncation,
             max_iterations=max_iterations,
             act_epsilon=act_epsilon,
@@ -236,6 +236,7 @@ class TextTasks:
         fields: Sequence[str],
         finish: Callable,
         *,
+        recorded: bool = False,
         truncation: bool = False,
         max_iterations: int | None = None,
         act_epsilon: float | None = None,
