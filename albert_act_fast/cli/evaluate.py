@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import sweep
 from albert_act_fast.cli.errors import FAILURE, CommandError, one_line
 from albert_act_fast.cli.options import (
     DeviceOption,
@@ -82,8 +81,6 @@ def evaluate(
         bool, typer.Option("--skip-malformed", help="Leave malformed rows out; else an error.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
-    sweeps: sweep.SweepOption = False,
-    plot: sweep.SweepPlotOption = None,
 ) -> None:
     """Metric, mean depth, rows computed and time, for the reference and for the engine.
 
@@ -92,7 +89,6 @@ def evaluate(
     `--task all` what is not run is listed with its reason, and something has to be run.
     """
     needs_standard_output()
-    sweep.check(sweeps, plot, task == ALL)
     from albert_act_fast import AlbertActForSequenceClassification
     from albert_act_fast.cli.running import load_for_task
     from albert_act_fast.glue import TASKS, get_task
@@ -122,9 +118,6 @@ def evaluate(
                 threads,
             )
             settings["max_length"] = _max_length(max_length, network)
-            if sweeps:
-                sweep.run(network, tokenizer, one, data, implementation, settings, plot, as_json)
-                return
             rows.append((one, _compare(network, tokenizer, one, data, implementation, settings)))
         except CommandError as error:
             if task != ALL:
