@@ -67,6 +67,8 @@ class AlbertActTokenizer(PreTrainedTokenizer):
         if isinstance(mask_token, str):
             # It takes the space before it along.
             mask_token = AddedToken(mask_token, lstrip=True, normalized=False, special=True)
+        # Saved, too: the folder it was read from may have said another rule.
+        kwargs["tokenization"] = "published"
         super().__init__(
             do_lower_case=do_lower_case,
             remove_space=remove_space,

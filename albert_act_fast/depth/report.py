@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from albert_act_fast.depth.data import TOKEN_CLASSES, token_classes
+from albert_act_fast.text import pipeline
 from albert_act_fast.text.compute import PackedBatch, run_padded
 from albert_act_fast.text.errors import TextError
 
@@ -163,13 +164,9 @@ def _run(encoder: TextEncoder, texts: Iterable[str], share: float, seed: int):
             found.append(_Part(text.input_ids, roles, classes, row[: len(text.input_ids)]))
         return found
 
-    return encoder._run(
-        texts,
-        encoder._options(True, False, True, 0),
-        compute,
-        lambda windows, parts: parts,
-        encoder._settings(errors="collect"),
-    )
+    options = encoder._options(True, False, True, 0)
+    work = encoder._work(options, compute, lambda windows, parts: parts)
+    return pipeline.run(texts, work, encoder._settings(errors="collect"))
 
 
 def _masked(text: TokenizedText, tokenizer, share, seed, others) -> tuple[list[int], list[str]]:
