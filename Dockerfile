@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# The service on a CPU. Build: docker build -t albert-act-fast . Run:
-# docker run --rm -p 127.0.0.1:8080:8080 albert-act-fast
+# The service on a CPU. Build: docker build -t albert-act-fast --build-arg TORCH_INDEX_URL=... .
+# Run: docker run --rm -p 127.0.0.1:8080:8080 albert-act-fast
 FROM python:3.12-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
@@ -13,12 +13,13 @@ COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim-bookworm
-# Builds of PyTorch without CUDA, a tenth of the size.
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# The index of PyTorch's builds without CUDA, a tenth of the size, as its installation page names it.
+ARG TORCH_INDEX_URL=
 COPY requirements/run.txt requirements/serve.txt /requirements/
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" \
-        "$(grep '^torch==' /requirements/run.txt)" \
-    && pip install --no-cache-dir -r /requirements/serve.txt
+RUN grep '^torch==' /requirements/run.txt >/requirements/torch.txt \
+    && pip install --no-cache-dir ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
+        --requirement /requirements/torch.txt \
+    && pip install --no-cache-dir --requirement /requirements/serve.txt
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-deps /wheels/*.whl \
     && useradd --create-home --uid 10001 service
