@@ -1,1 +1,1 @@
-"""The command `albert-act-fast`: `depth`, `encode`, `info`."""
+"""The command `albert-act-fast`; `app.py` lists what it does."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from albert_act_fast.cli import options, running, signals, text_formats
+from albert_act_fast.cli import loading, options, signals, text_formats
 from albert_act_fast.cli.errors import CommandError
 from albert_act_fast.cli.output import (
     allow_any_character,
@@ -59,7 +59,7 @@ def classify(
     if as_json and as_jsonl:
         raise CommandError("--json, --jsonl: got both, expected one of the two")
     texts = texts_of_file("INPUT_FILE", input_file, skip_empty=skip_empty, field=field)
-    encoder = running.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
     allow_any_character(sys.stdout)
     waiting: deque[SourceText] = deque()
 
@@ -72,8 +72,8 @@ def classify(
         encoder._need("classify", "AlbertActForSequenceClassification")
     except ValueError as error:
         raise CommandError(f"--model: {str(error).removeprefix('classify: ')}") from None
-    description = running.describe(model, encoder, max_iterations, act_epsilon)
-    with running.option_errors():
+    description = loading.describe(model, encoder, max_iterations, act_epsilon)
+    with loading.option_errors():
         stream = encoder.classes(
             feed(),
             truncation=truncate,
@@ -81,7 +81,7 @@ def classify(
             max_iterations=max_iterations,
             act_epsilon=act_epsilon,
             window=_WINDOW,
-            stops=lambda e: not (skip_empty and e.kind in running.SKIPPED),
+            stops=lambda e: not (skip_empty and e.kind in loading.SKIPPED),
             fail_first=True,
         )
     documents, skipped = [], 0
@@ -112,7 +112,7 @@ def _in_place(stream, waiting: deque[SourceText]):
             taken += 1
             yield waiting.popleft(), None if isinstance(one, TextError) else one
     except TextError as error:
-        raise running.text_error(error, waiting[error.index - taken]) from None
+        raise loading.text_error(error, waiting[error.index - taken]) from None
     finally:
         stream.close()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import depth_pictures, options, running, signals, split, text_formats
+from albert_act_fast.cli import depth_pictures, loading, options, signals, split, text_formats
 from albert_act_fast.cli.errors import CommandError
 from albert_act_fast.cli.output import (
     Printer,
@@ -104,12 +104,12 @@ def depth(
     pictures = depth_pictures.Pictures(html, plot, plot_kind)
     skip_empty = skip_empty or split_lines
     found = _sources(texts or [], file, field, skip_empty)
-    encoder = running.load(model, implementation, device, dtype, quantization, threads)
-    name = running.DEFAULT_MODEL if model is None else model
+    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    name = loading.DEFAULT_MODEL if model is None else model
     allow_any_character(sys.stdout)
     run = _Run(encoder, found, batch_size, split_lines, truncate, skip_empty)
     rule = {"max_iterations": max_iterations, "act_epsilon": act_epsilon}
-    description = running.describe(name, encoder, **rule)
+    description = loading.describe(name, encoder, **rule)
     with signals.at_work(), pictures:
         recorded = probabilities or pictures.needs_probabilities
         results = pictures.watch(run.depths(probabilities=recorded, **rule))
@@ -156,13 +156,13 @@ class _Run:
                     waiting.append(part)
                     yield part.text
 
-        with running.option_errors():
+        with loading.option_errors():
             stream = self.encoder.depths(
                 feed(),
                 truncation=self.truncate,
                 batch_size=self.batch_size,
                 window=_WINDOW,
-                stops=lambda e: not (self.skip and e.kind in running.SKIPPED),
+                stops=lambda e: not (self.skip and e.kind in loading.SKIPPED),
                 fail_first=True,
                 **rule,
             )
@@ -177,7 +177,7 @@ class _Run:
                 self.totals.add(one)
                 yield source, one
         except TextError as error:
-            raise running.text_error(error, waiting[error.index - taken]) from None
+            raise loading.text_error(error, waiting[error.index - taken]) from None
         finally:
             stream.close()
         self.totals.skipped += self.texts.skipped
@@ -268,7 +268,7 @@ def _print_model(out: Printer, encoder: TextEncoder, description: dict, limit: i
         model["name"],
         " (ships with the package)" if model["shipped"] else "",
         f"; at most {limit} iterations; {encoder.implementation} on {encoder.device.type}, "
-        f"{running.precision(encoder)}",
+        f"{loading.precision(encoder)}",
     )
 
 

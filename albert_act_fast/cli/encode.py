@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import embeddings_file, options, running, signals, text_formats
+from albert_act_fast.cli import embeddings_file, loading, options, signals, text_formats
 from albert_act_fast.cli.errors import FAILURE, CommandError, file_error
 from albert_act_fast.cli.output import needs_standard_output, notice, print_json
 from albert_act_fast.cli.part import Part
@@ -102,8 +102,8 @@ def encode(
                 "(--resume would have gone on with it)"
             )
         texts = texts_of_file("INPUT_FILE", input_file, skip_empty=skip_empty, field=field)
-        encoder = running.load(model, implementation, device, dtype, quantization, threads)
-        name = running.DEFAULT_MODEL if model is None else model
+        encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+        name = loading.DEFAULT_MODEL if model is None else model
         settings = {
             "pooling": encoder.pooling if pooling is None else pooling.value,
             "normalize": normalize,
@@ -113,7 +113,7 @@ def encode(
         job = _Job(encoder, part, texts, writer_class, settings, batch_size, field)
         stack.callback(job.writer.close)
         description = {
-            **running.describe(name, encoder, max_iterations, act_epsilon),
+            **loading.describe(name, encoder, max_iterations, act_epsilon),
             "pooling": settings["pooling"],
             "normalize": normalize,
             "batch_size": batch_size,
@@ -173,12 +173,12 @@ class _Job:
         settings = self.encoder._settings(
             batch_size=self.batch_size,
             window=_WINDOW,
-            stops=lambda e: not (skip_empty and e.kind in running.SKIPPED),
+            stops=lambda e: not (skip_empty and e.kind in loading.SKIPPED),
             fail_first=True,
             on_window=self._write,
         )
         choice = self.encoder._options(False, truncate)
-        with running.option_errors():
+        with loading.option_errors():
             work = self.encoder._embedding_work(choice, **self.settings)
         from albert_act_fast.text import pipeline
 
@@ -263,7 +263,7 @@ class _Job:
                     before = self.texts.done
             except TextError as error:
                 index = error.index + self.resumed - self.count["texts"]
-                raise running.text_error(error, self._waiting[index]) from None
+                raise loading.text_error(error, self._waiting[index]) from None
 
     def _write(self) -> None:
         """A window is done: it is written and noted."""

@@ -96,7 +96,7 @@ def evaluate(
     """
     needs_standard_output()
     sweep.check(sweeps, plot, task == ALL)
-    from albert_act_fast.cli.running import load_scorable
+    from albert_act_fast.cli.loading import load_scorable
     from albert_act_fast.glue import TASKS, get_task
 
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from albert_act_fast.cli import options, running, signals, text_formats
+from albert_act_fast.cli import loading, options, signals, text_formats
 from albert_act_fast.cli.depth_pictures import HtmlOption, check_place
 from albert_act_fast.cli.errors import FAILURE, CommandError, file_error, one_line
 from albert_act_fast.cli.output import (
@@ -53,8 +53,8 @@ def report(
     if html is not None:
         check_place("--html", html)
     opened = [texts_of_file("FILE", file, skip_empty=True, field=field) for file in files]
-    encoder = running.load(model, implementation, device, dtype, quantization, threads)
-    name = running.DEFAULT_MODEL if model is None else model
+    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    name = loading.DEFAULT_MODEL if model is None else model
 
     from albert_act_fast.depth.report import depth_report
     from albert_act_fast.text import TextError
@@ -77,7 +77,7 @@ def report(
             raise CommandError(
                 message.replace("mask_share", "--mask-share", 1) if option else f"FILE: {message}"
             ) from None
-    description = running.describe(name, encoder)
+    description = loading.describe(name, encoder)
     if html is not None:
         from albert_act_fast.depth.report_page import save_report
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from albert_act_fast.cli import options, running, signals, text_formats
+from albert_act_fast.cli import loading, options, signals, text_formats
 from albert_act_fast.cli.output import (
     Printer,
     allow_any_character,
@@ -45,7 +45,7 @@ def search(
     needs_standard_output()
     (wanted,) = list(texts_of_arguments([query]))
     texts = texts_of_file("FILE", file, skip_empty=True, field=field)
-    encoder = running.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
     from albert_act_fast.text import TextError
 
     waiting: deque[SourceText] = deque()
@@ -64,12 +64,12 @@ def search(
         try:
             asked = encoder.encode(wanted.text, **how)
         except TextError as error:
-            raise running.text_error(error, wanted) from None
+            raise loading.text_error(error, wanted) from None
         for one in encoder.stream(feed(), errors="collect", **how):
             source = waiting.popleft()
             if isinstance(one, TextError):
-                if one.kind not in running.SKIPPED:
-                    raise running.text_error(one, source)
+                if one.kind not in loading.SKIPPED:
+                    raise loading.text_error(one, source)
                 skipped += 1
                 continue
             count += 1

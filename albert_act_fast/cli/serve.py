@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from albert_act_fast.cli import options, running
+from albert_act_fast.cli import loading, options
 from albert_act_fast.cli.encode import PoolingOption
 from albert_act_fast.cli.errors import FAILURE, CommandError
 
@@ -108,13 +108,13 @@ def serve(
         "cors_origins": tuple(cors_origin or ()),
         "page": page,
     }
-    with running.option_errors():
+    with loading.option_errors():
         settings = ServeSettings(**settings)
-    name = running.DEFAULT_MODEL if model is None else model
-    encoder = running.load(name, implementation, device, dtype, quantization, threads)
+    name = loading.DEFAULT_MODEL if model is None else model
+    encoder = loading.load(name, implementation, device, dtype, quantization, threads)
     if pooling is not None:
         encoder.pooling = pooling.value
-    with running.option_errors():
+    with loading.option_errors():
         encoder._embedding_work(encoder._options(False, False))
     from albert_act_fast.serve import logs
     from albert_act_fast.serve.server import serve

@@ -12,7 +12,7 @@ import torch
 from support.models import random_model
 
 from albert_act_fast import AlbertActForSequenceClassification, glue, native
-from albert_act_fast.cli import running
+from albert_act_fast.cli import loading
 from albert_act_fast.glue import evaluate as evaluate_task
 from albert_act_fast.glue import get_task
 from albert_act_fast.ops import ARGUMENTS, torch_ops
@@ -152,7 +152,7 @@ def test_labels_can_be_named(command, error, tmp_path):
 )
 def test_missing_packages_are_named_before_a_model_is_loaded(error, monkeypatch, missing, data):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(running, "load_for_task", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(loading, "load_scorable", lambda *_: pytest.fail("a model is loaded"))
     for task in ("sst-2", "all"):
         message = error("eval", "--task", task, "--data", data, "--model", "sst2")
         assert "pip install" in message

@@ -201,7 +201,7 @@ def test_settings_in_a_checkpoint_that_change_what_a_call_returns(command, check
 def test_a_hub_that_cannot_be_reached_is_not_waited_for(monkeypatch):
     import huggingface_hub.constants
 
-    from albert_act_fast.cli import running
+    from albert_act_fast.cli import loading
 
     asked = []
 
@@ -214,7 +214,7 @@ def test_a_hub_that_cannot_be_reached_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
-    running._check_name("some/model")
+    loading._check_name("some/model")
     assert asked == [(("hub.invalid", 443), 3.0)]
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert huggingface_hub.constants.HF_HUB_OFFLINE

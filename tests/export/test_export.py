@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import models
 from torch import nn
 
 import albert_act_fast as aaf
-from tests.model import builders
 
-HEADS = [m for m in builders.MODELS if m is not aaf.AlbertActForMultipleChoice]
+HEADS = [m for m in models.MODELS if m is not aaf.AlbertActForMultipleChoice]
 
 
 def batches(cls=aaf.AlbertActModel) -> list[tuple]:
     """Ragged ones of several sizes; the last is one short sequence that halts early."""
-    whole = builders.batch(cls)
+    whole = models.batch(cls)
     names = ("input_ids", "attention_mask", "token_type_ids")
     one = tuple(whole[name] for name in names)
     two = tuple(t[:1, :5] for t in one)
-    ids = builders.ids(3, 20)
+    ids = models.ids(3, 20)
     three = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     return [one, two, three]
 
@@ -41,7 +41,7 @@ def assert_same(found, wanted, names) -> None:
 
 @pytest.mark.parametrize("cls", HEADS)
 def test_the_loop_itself(cls):
-    model = builders.model(cls)
+    model = models.model(cls)
     plain = model.exportable()
     for batch in batches():
         with torch.no_grad():
@@ -51,7 +51,7 @@ def test_the_loop_itself(cls):
 
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
 def test_other_positions(kind):
-    model = builders.model(position_embedding_type=kind)
+    model = models.model(position_embedding_type=kind)
     plain = model.exportable()
     for batch in batches():
         assert_same(plain(*batch), expected(model, plain, batch), plain.output_names)
@@ -71,11 +71,11 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("p", [[0.5, 0.5, 0.5], [0.5, 0.5, 0.2], [0.25, 0.5, 0.5]])
 def test_a_sum_that_equals_the_threshold_does_not_ask_for_another_iteration(p):
     """0.5 is the threshold: such a token goes on only while others do."""
-    model = builders.model(act_epsilon=0.5)
+    model = models.model(act_epsilon=0.5)
     plain = model.exportable()
     # Behind the check, which refuses modules that it does not know.
     model.encoder.albert_layer.act = Constant(p)
-    ids = builders.ids(1, 3)
+    ids = models.ids(1, 3)
     batch = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     wanted = expected(model, plain, batch)
     assert_same(plain(*batch), wanted, plain.output_names)
@@ -88,7 +88,7 @@ def test_a_sum_that_equals_the_threshold_does_not_ask_for_another_iteration(p):
 
 @pytest.fixture(scope="module")
 def exported():
-    model = builders.model()
+    model = models.model()
     plain = model.exportable()
     with torch.no_grad():
         program = torch.export.export(
@@ -107,7 +107,7 @@ def test_torch_export(exported):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
 def test_torch_jit_trace():
-    model = builders.model()
+    model = models.model()
     plain = model.exportable()
     with torch.no_grad():
         traced = torch.jit.trace(plain, plain.example_inputs())
@@ -158,24 +158,24 @@ def test_openvino(onnx_file):
 
 def test_what_cannot_be_exported_is_said():
     with pytest.raises(ValueError, match="AlbertActForMultipleChoice has no graph"):
-        builders.model(aaf.AlbertActForMultipleChoice).exportable()
+        models.model(aaf.AlbertActForMultipleChoice).exportable()
     with pytest.raises(ValueError, match="training mode, expected eval mode"):
-        builders.model().train().exportable()
-    quantized = builders.model()
+        models.model().train().exportable()
+    quantized = models.model()
     quantized.config.quantization = "int8"
     with pytest.raises(ValueError, match="quantization: got 'int8', which only the engine"):
         quantized.exportable()
-    hooked = builders.model()
+    hooked = models.model()
     hooked.encoder.albert_layer.ffn.register_forward_hook(lambda *args: None)
     with pytest.raises(ValueError, match="cannot be exported as it is, because"):
         hooked.exportable()
-    model = builders.model()
+    model = models.model()
     with pytest.raises(RuntimeError, match=r"model\.exportable\(\)"):
-        torch.export.export(model, (builders.ids(2, 5),))
+        torch.export.export(model, (models.ids(2, 5),))
 
 
 def test_weights_are_shared():
-    model = builders.model()
+    model = models.model()
     plain = model.exportable()
     (batch, *_) = batches()
     with torch.no_grad():

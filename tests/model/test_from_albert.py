@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import models
 from transformers import AlbertConfig, AlbertForMaskedLM, AlbertModel, BertConfig, BertModel
 
 from albert_act_fast import AlbertActModel
-from tests.model import builders
 
 SIZES = {
     "vocab_size": 40,
@@ -36,7 +36,7 @@ def albert() -> AlbertModel:
 def test_at_a_fixed_depth_it_is_that_albert(albert):
     model = AlbertActModel.from_albert(albert)
     assert not model.training
-    ids, mask = builders.ids(4, 9), builders.mask()
+    ids, mask = models.ids(4, 9), models.mask()
     theirs = albert(ids, attention_mask=mask).last_hidden_state
     ours = model.fixed_depth(ids, mask)
     torch.testing.assert_close(ours[mask == 1], theirs[mask == 1], rtol=1e-4, atol=1e-5)
@@ -49,7 +49,7 @@ def test_at_a_fixed_depth_it_is_that_albert(albert):
 def test_a_token_that_halts_at_once_is_that_albert_of_one_layer(albert):
     """With p near 1 the weight of the first candidate is 1, so nothing is mixed."""
     model = AlbertActModel.from_albert(albert, halting_bias=30.0)
-    ids = builders.ids(2, 6)
+    ids = models.ids(2, 6)
     out = model(ids)
     assert out.n_updates.unique().tolist() == [1]
     one = AlbertModel(AlbertConfig(**SIZES | {"num_hidden_layers": 1})).eval()
@@ -86,7 +86,7 @@ def test_what_is_no_such_albert_is_refused(albert):
 
 
 def test_a_folder_of_another_model_is_refused(tmp_path):
-    AlbertActModel(builders.config()).save_pretrained(tmp_path)
+    AlbertActModel(models.config()).save_pretrained(tmp_path)
     config = AlbertConfig(**SIZES)
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is no ALBERT's; weights are missing: .*albert_layer_gr"):
@@ -95,6 +95,6 @@ def test_a_folder_of_another_model_is_refused(tmp_path):
 
 def test_it_trains_with_the_ponder_cost(albert):
     model = AlbertActModel.from_albert(albert, halting_bias=-1.0).train()
-    out = model(builders.ids(2, 6))
+    out = model(models.ids(2, 6))
     (out.last_hidden_state.square().mean() + 0.01 * out.ponder_cost.mean()).backward()
     assert model.encoder.albert_layer.act.dense.weight.grad.abs().sum() > 0

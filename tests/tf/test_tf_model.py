@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from support import models
 
 import albert_act_fast as aaf
-from tests.model import builders
 from tests.tf import names
 
 if importlib.util.find_spec("tensorflow") is None:
@@ -27,12 +27,12 @@ FIELDS = ("last_hidden_state", "pooler_output", "updates", "n_updates", "remaind
 
 @pytest.fixture(scope="module")
 def model() -> TFAlbertActModel:
-    return TFAlbertActModel(builders.model())
+    return TFAlbertActModel(models.model())
 
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in builders.batch().items()}
+    return {name: tensor.numpy() for name, tensor in models.batch().items()}
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from support import models
 
 import albert_act_fast as aaf
 from albert_act_fast import tf_names, tf_weights
-from tests.model import builders
 from tests.model.test_published_checkpoints import CONFIG, encoder_weights
 from tests.tf import names
 
@@ -87,9 +87,9 @@ def test_pre_training_heads_take_the_bias_that_keras_adds(tmp_path):
     assert torch.equal(bare.embeddings.word_embeddings.weight, words)
 
 
-@pytest.mark.parametrize("cls", [aaf.AlbertActModel, *builders.TASKS])
+@pytest.mark.parametrize("cls", [aaf.AlbertActModel, *models.TASKS])
 def test_there_and_back(cls, tmp_path):
-    model = builders.model(cls)
+    model = models.model(cls)
     tf_weights.write_h5(model, tmp_path / "tf_model.h5")
     model.config.save_pretrained(tmp_path)
     again, info = cls.from_pretrained(tmp_path, from_tf=True, output_loading_info=True)
@@ -200,7 +200,7 @@ class TestConvert:
         )
 
     def test_both_ways(self, run, tmp_path):
-        model = builders.model(aaf.AlbertActForSequenceClassification, num_labels=3)
+        model = models.model(aaf.AlbertActForSequenceClassification, num_labels=3)
         model.save_pretrained(tmp_path / "a")
         assert run(tmp_path / "a", tmp_path / "tf", "--to-tf").exit_code == 0
         assert run(tmp_path / "tf", tmp_path / "b").exit_code == 0
