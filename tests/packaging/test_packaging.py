@@ -47,7 +47,7 @@ def pip(*arguments: str | Path, cwd: Path, **variables: str) -> None:
     run(*command, cwd=cwd, env=os.environ | variables)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources, with one module in kernels/ to import."""
     copy = tmp_path_factory.mktemp("source")
@@ -61,7 +61,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     variables = {"ALBERT_ACT_FAST_CUDA_ARCHITECTURES": "90"} if shutil.which("nvcc") else {}
@@ -73,7 +73,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
+@pytest.fixture(scope="session", params=["wheel", "editable"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder the package is installed into, either way."""
     target = tmp_path_factory.mktemp(request.param)
@@ -155,7 +155,7 @@ def test_one_wheel_serves_all_pythons(wheel: Path) -> None:
     assert native == ["albert_act_fast/_cpp_ops.abi3.so"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the wheel is installed as it is."""
     site = tmp_path_factory.mktemp("installed")
