@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast.inputs import ModelInputs
-from albert_act_fast.reference import HaltingState, halting_rule
+from albert_act_fast.reference import HaltingState, asking, halting_rule
 
 _DEPTH = ("n_updates", "remainders")
 
@@ -76,7 +76,7 @@ class ExportableModel(nn.Module):
         layer = encoder.albert_layer
         for _ in range(self._limit):
             # As the reference loop: it ends for all when no token asks for another iteration.
-            goes_on = ((state.accumulated_probability < self._threshold) & mask).any()
+            goes_on = (asking(state, self._threshold) & mask).any()
             candidate, _ = layer.block(hidden, mask)
             running, weight, after = halting_rule(layer.act(candidate), state, self._threshold)
             w = weight.unsqueeze(-1)

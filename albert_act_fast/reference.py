@@ -40,6 +40,12 @@ class HaltingState(NamedTuple):
         return HaltingState(zeros, zeros, zeros)
 
 
+def asking(state: HaltingState, threshold: float) -> Tensor:
+    """bool, the state's shape: tokens that ask for another iteration. One whose accumulated
+    probability equals the threshold does not, yet takes part in it when another token asks."""
+    return state.accumulated_probability < threshold
+
+
 def halting_rule(
     p: Tensor, state: HaltingState, threshold: float
 ) -> tuple[Tensor, Tensor, HaltingState]:
@@ -235,10 +241,8 @@ class AlbertActTransformer(nn.Module):
         all_hidden = [hidden]
         all_attentions = []
         for iteration in range(self.config.num_hidden_layers):
-            # A token whose accumulated probability equals the threshold does not ask for another
-            # iteration, yet takes part in it when another token asks. Padding never asks.
-            asks = (state.accumulated_probability < threshold) & attention_mask
-            if not asks.any():
+            # Padding never asks.
+            if not (asking(state, threshold) & attention_mask).any():
                 break
             hidden, *state, attention_weights = self.albert_layer(
                 hidden, *state, attention_mask, None if head_mask is None else head_mask[iteration]

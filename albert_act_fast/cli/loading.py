@@ -105,10 +105,10 @@ def load(
     from albert_act_fast.text import TextEncoder, loading
 
     loaded = _loading(name, lambda: loading.load(name))
-    with _errors_of("--implementation"):
+    with option_errors():
         implementations.choose(implementation, loaded.model.config.implementation, device=place)
     _check_vocabulary(name, loaded.model, loaded.tokenizer)
-    with _errors_of_the_encoder(name):
+    with option_errors(name):
         return TextEncoder._of_loaded(
             loaded,
             device=place,
@@ -135,7 +135,7 @@ def load_for_task(
     from albert_act_fast import AlbertActModel, implementations
 
     place = _prepare(implementation, device, threads)
-    with _errors_of("--implementation"):
+    with option_errors():
         choice = implementations.choose(implementation, device=place)
     _check_name(name)
     from albert_act_fast.text import loading
@@ -156,7 +156,7 @@ def load_for_task(
                 f"--quantization: got {quantization.value!r}, which only implementation 'cpp' "
                 f"computes; got {choice.name!r}"
             )
-        with _errors_of("--quantization"):
+        with option_errors():
             loaded.model.quantize(quantization.value)
     return loaded.model.to(place, _dtype(dtype)).eval(), loaded.tokenizer
 
@@ -205,7 +205,7 @@ def _prepare(implementation: str | None, device: Device | None, threads: int | N
             "(`albert-act-fast info` tells more)"
         )
     place = device.value if device else ("cuda" if has_cuda else "cpu")
-    with _errors_of("--implementation"):
+    with option_errors():
         implementations.choose(implementation, device=place)
     return place
 
@@ -221,7 +221,7 @@ def _check_vocabulary(name: str, model, tokenizer) -> None:
 
     entries = model.get_input_embeddings().num_embeddings
     if len(tokenizer) <= entries:
-        with _errors_of_the_encoder(name):
+        with option_errors(name):
             check_vocabulary(tokenizer, entries)
     else:
         raise CommandError(
@@ -290,30 +290,13 @@ def _loading(name: str, load):
 
 
 @contextmanager
-def option_errors() -> Iterator[None]:
-    """An error of the library about one of its arguments as one about the option of that name."""
+def option_errors(model: str | None = None) -> Iterator[None]:
+    """An error of the library about one of its arguments as one about the option of that name; one
+    about the tokenizer as one about the model whose it is."""
     try:
         yield
     except ValueError as error:
         name, _, rest = one_line(error).partition(":")
+        if name == "tokenizer" and model is not None:
+            raise CommandError(f"--model: got {model!r}: {name}:{rest}") from None
         raise CommandError(f"--{name.replace('_', '-')}:{rest}") from None
-
-
-@contextmanager
-def _errors_of(option: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        # The library names the argument of the same name first.
-        raise CommandError(f"--{one_line(error)}") from None
-
-
-@contextmanager
-def _errors_of_the_encoder(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        message = one_line(error)
-        if message.startswith("tokenizer:"):
-            raise CommandError(f"--model: got {name!r}: {message}") from None
-        raise CommandError(f"--{message}") from None

@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from transformers import activations
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from albert_act_fast.modules import HaltingLinear
 
@@ -60,7 +61,9 @@ _WRAPPERS = {
 }
 _LORA_VARIANTS = {"DoraLinearVariant", "DoraEmbeddingVariant"}
 _HOLDERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
-_CALL = nn.Module.__call__
+# In some releases of transformers (5.20) layers that can be checkpointed have one of their own,
+# which adds nothing but that; whether it is on is asked where implementations are chosen.
+_CALLS = (nn.Module.__call__, GradientCheckpointingLayer.__call__)
 
 
 def declare(cls: type[nn.Module]) -> type[nn.Module]:
@@ -84,7 +87,7 @@ def changed(module: nn.Module) -> str | None:
         return "has a forward of its own"
     if module._compiled_call_impl is not None:
         return "was compiled by itself"
-    if type(module).__call__ is not _CALL:
+    if type(module).__call__ not in _CALLS:
         return f"is a {type(module).__name__}, which has a __call__ of its own"
     return None
 

@@ -63,7 +63,7 @@ def iterate(
         ffn_output = layer.dropout(layer.ffn_output(layer.activation(layer.ffn(ffn_input))))
         candidate = layer.full_layer_layer_norm(ffn_output + ffn_input)
         p = halting_logit(layer.act.dense, candidate).squeeze(1).sigmoid()
-        reached, goes_on, weight, remainder = halting_rule(hp, p, limits)
+        reached, goes_on, asks, weight, remainder = halting_rule(hp, p, limits)
         weight = weight.unsqueeze(1)
         moved = (weight * candidate + (1 - weight) * running).to(running.dtype)
         moved_index = token_index
@@ -74,7 +74,7 @@ def iterate(
             (token_index[leaving], moved[leaving], updates[leaving], remainder[leaving])
         )
         running, token_index, hp = moved[staying], token_index[staying], reached[staying]
-        if not (hp < limits.threshold).any():
+        if not asks.any():
             break
 
     # Tokens that never halted: at the iteration limit, or exactly at the threshold.

@@ -130,16 +130,18 @@ def add_layer_norm(a):
 
 
 def halting_rule(hp: Tensor, p: Tensor, limits) -> tuple[Tensor, ...]:
-    """For running rows [R]: the accumulated probability reached, which rows go on, the weight of
-    the candidate in the mix, and the remainder (0 where a row does not halt now). limits:
-    `HaltingLimits`, or a halting step's arguments."""
+    """For running rows [R]: the accumulated probability reached; which rows go on, if there is
+    another iteration; which of them ask for one; the weight of the candidate in the mix; and the
+    remainder (0 where a row does not halt now). limits: `HaltingLimits`, or a halting step's
+    arguments."""
     reached, threshold = hp + p, limits.threshold
     # Only a threshold of 1 (act_epsilon 0) lets a token reach exactly 1 without passing it: it gets
     # no remainder, and never runs again. Where p is NaN none of these holds.
     goes_on = (reached <= threshold) & (reached < 1)
     halts = reached > threshold
     remainder = torch.where(halts, 1 - hp, torch.zeros_like(hp))
-    return reached, goes_on, torch.where(halts, remainder, p), remainder
+    asks = goes_on & (reached < threshold)
+    return reached, goes_on, asks, torch.where(halts, remainder, p), remainder
 
 
 def halting_step(a):
@@ -158,11 +160,11 @@ def finish_iteration(a, candidate: Tensor, p: Tensor) -> None:
         a: the operator's arguments; those that candidate and p follow from are not looked at.
     """
     live = slice(0, candidate.size(0))
-    reached, goes_on, weight, remainder = halting_rule(a.accumulated_probability[live], p, a)
+    reached, goes_on, asks, weight, remainder = halting_rule(a.accumulated_probability[live], p, a)
     weight = weight.unsqueeze(1)
     mixed = torch.addcmul((1 - weight) * a.hidden[live], weight, candidate).to(a.hidden.dtype)
 
-    if a.last or not bool((goes_on & (reached < a.threshold)).any()):
+    if a.last or not bool(asks.any()):
         goes_on = torch.zeros_like(goes_on)
     staying = goes_on.nonzero().squeeze(1)
     leaving = (~goes_on).nonzero().squeeze(1)

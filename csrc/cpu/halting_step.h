@@ -34,7 +34,7 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
         rule[r - begin] = halting_rule(args.accumulated_probability[r], p, args.limits);
         rule[r - begin].goes_on &= !args.last;
         running += rule[r - begin].goes_on;
-        asking += rule[r - begin].goes_on && rule[r - begin].accumulated < args.limits.threshold;
+        asking += !args.last && rule[r - begin].asks;
     }
 
     uint64_t* const running_up_to = args.workspace + kHaltingWorkspaceHeader;

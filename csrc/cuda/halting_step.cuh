@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
 
     if (place_in_row<L>() == 0) {
         shared.row_runs_on[in_tile] = runs_on;
-        shared.row_asks[in_tile] = runs_on && rule.accumulated < args.limits.threshold;
+        shared.row_asks[in_tile] = runs_on && rule.asks;
     }
     __syncthreads();
     if (threadIdx.x < kWarp) {

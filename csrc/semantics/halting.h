@@ -10,7 +10,8 @@ struct Halting {
     State accumulated;  // after this iteration; only meaningful while the token goes on
     State weight;       // of the candidate state in the mix: p, or the remainder where it halts
     State remainder;    // 0 unless it halts now
-    bool goes_on;       // runs in the next iteration
+    bool goes_on;       // runs in the next iteration, if there is one
+    bool asks;          // wants one: there is none where no token does
     bool updated;       // counts as an update; false only where p is NaN
 };
 
@@ -30,7 +31,8 @@ AAF_INLINE Halting<State> halting_rule(State accumulated, State p,
     const State reached = accumulated + p;
     const bool halts = reached > threshold;
     const State remainder = halts ? State(1) - accumulated : State(0);
-    return {reached, halts ? remainder : p, remainder, reached <= threshold && reached < State(1),
+    const bool goes_on = reached <= threshold && reached < State(1);
+    return {reached, halts ? remainder : p, remainder, goes_on, goes_on && reached < threshold,
             p == p};
 }
 

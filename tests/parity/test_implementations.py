@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -235,3 +237,19 @@ def test_weights_of_several_dtypes_run_on_plain_pytorch():
         for name in set(ENGINE_IMPLEMENTATIONS) - {"torch"}:
             with pytest.raises(ValueError, match=rf"'{name}'.*(several dtypes|no {name}|built)"):
                 model(**batch, implementation=name)
+
+
+def test_a_checkpointed_layer_s_own_call_keeps_no_engine_away():
+    """Some releases of transformers (5.20) give layers that can be checkpointed a `__call__`."""
+    code = """
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+def call(self, *args, **kwargs):
+    return nn.Module.__call__(self, *args, **kwargs)
+GradientCheckpointingLayer.__call__ = call
+from albert_act_fast import AlbertActConfig, AlbertActModel
+config = AlbertActConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, intermediate_size=8)
+print(AlbertActModel(config).eval().explain_implementation("torch"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("torch (asked for)"), done.stderr
