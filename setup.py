@@ -260,6 +260,13 @@ def native_extensions():
                 extension.extra_link_args += ["-Wl,--no-as-needed", library]
             super().build_extensions()
 
+        def copy_extensions_to_source(self):
+            # One that an older state of these sources left, for one Python alone, would be loaded
+            # in place of the one that is made now.
+            for stale in glob.glob("albert_act_fast/_cpp_ops.*.so"):
+                os.remove(stale)
+            super().copy_extensions_to_source()
+
     return {
         "ext_modules": [extension],
         "cmdclass": {"build_ext": BuildNative},
