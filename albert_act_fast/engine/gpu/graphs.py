@@ -181,13 +181,14 @@ class LayerGraphs:
         most sizes that come once do not come again. Other threads go on while one captures."""
         capacity = capacity_of(hidden.size(0), sequences)
         key = (capacity, limits, hidden.dtype, takes_tf32(hidden.dtype))
-        needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, hidden.dtype)
+        identity = layer.identity()
         with self._lock:
-            if self._identity != layer.identity():
-                self._forget(layer.identity())
+            if self._identity != identity:
+                self._forget(identity)
             self._ask(key)
             if key in self._loops:
                 return self._loops[key]
+            needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, hidden.dtype)
             reason = self._refused.get(key) or self._why_not_now(key, needed)
             if reason is not None:
                 return reason
