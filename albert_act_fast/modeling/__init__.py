@@ -1,6 +1,6 @@
 """The drop-in models, under transformers' conventions."""
 
-from albert_act_fast.modeling.base import AlbertActModel, AlbertActPreTrainedModel
+from albert_act_fast.modeling.base import AlbertActModel
 from albert_act_fast.modeling.heads import (
     AlbertActForMaskedLM,
     AlbertActForMultipleChoice,
@@ -10,6 +10,7 @@ from albert_act_fast.modeling.heads import (
     AlbertActForTokenClassification,
     act_loss,
 )
+from albert_act_fast.modeling.pretrained import AlbertActPreTrainedModel
 
 __all__ = [
     "AlbertActForMaskedLM",

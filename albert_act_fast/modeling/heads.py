@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from albert_act_fast.configuration import AlbertActConfig
 from albert_act_fast.inputs import GivenInputs, refuse_unknown
-from albert_act_fast.modeling.base import AlbertActModel, AlbertActPreTrainedModel
+from albert_act_fast.modeling.base import AlbertActModel
+from albert_act_fast.modeling.pretrained import AlbertActPreTrainedModel
 from albert_act_fast.outputs import (
     AlbertActForPreTrainingOutput,
     AlbertActMaskedLMOutput,
