@@ -32,8 +32,8 @@ AAF_INLINE Halting<State> halting_rule(State accumulated, State p,
     const bool halts = reached > threshold;
     const State remainder = halts ? State(1) - accumulated : State(0);
     const bool goes_on = reached <= threshold && reached < State(1);
-    return {reached, halts ? remainder : p, remainder, goes_on, goes_on && reached < threshold,
-            p == p};
+    return {reached, halts ? remainder : p,          remainder,
+            goes_on, goes_on && reached < threshold, p == p};
 }
 
 }  // namespace albert_act_fast
