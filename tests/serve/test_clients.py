@@ -76,7 +76,7 @@ def test_hugging_face_hub(encoder, classifier, monkeypatch):
         client = InferenceClient(model=f"{url}/embed")
         rows = client.feature_extraction(TEXTS[0], normalize=False)
         np.testing.assert_allclose(rows, encoder.encode(TEXTS[:1]), atol=2e-6)
-        about = httpx.get(f"{url}/info", trust_env=False).json()
+        about = httpx.get(f"{url}/info", timeout=None, trust_env=False).json()
         assert about["max_input_length"] == encoder.max_tokens
     with listening(classifier) as url:
         found = InferenceClient(model=f"{url}/predict").text_classification([[TEXTS[0]]])
