@@ -10,7 +10,14 @@ from support.operator_parity import apply, check, copied, same_bits
 from albert_act_fast import ops
 from albert_act_fast.ops import torch_ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS
-from suite.operator_calls import MAKERS, PLAIN, RAGGED, Call, Maker
+from suite.operator_calls import (
+    MAKERS,
+    PLAIN,
+    RAGGED,
+    Call,
+    Maker,
+    candidate_and_probability,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (1, 5, 48, 65, 768)
@@ -149,11 +156,24 @@ def test_halting_step_at_every_threshold(name, implementation, device, dtype, th
     for seed in range(4):
         make = Maker(3000 + seed, dtype, wide=seed % 2 == 0)
         options = {"threshold": threshold, "last": last, "summed": seed > 1}
-        try:
-            call = MAKERS[name](make, 48, RAGGED["ragged"], **options)
-        except AssertionError:
-            pytest.fail("this seed's rows cannot be kept from the threshold: choose another")
+        call = MAKERS[name](make, 48, RAGGED["ragged"], **options)
         check(call, apply(call, implementation, device))
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "halting_step"]
+)
+@pytest.mark.parametrize("threshold", [0.6000000238418579, 0.9900000095367432, 1.0])
+def test_halting_step_at_every_probability(name, implementation, device, threshold):
+    """The whole of the rule; in the other tests nearly all p are below one half."""
+    call = MAKERS[name](Maker(7, torch.float32, True), 48, [400], threshold=threshold, spread=5.0)
+    a = call.in_float64()
+    rows = int(a["query_offsets"][-1])
+    _, p = candidate_and_probability(a, rows)
+    pairs = torch.stack([p, a["accumulated_probability"][:rows]], 1)
+    of_each = torch.histogramdd(pairs, [5, 5], range=[0.0, 1.0, 0.0, 1.0]).hist
+    assert int((of_each > 0).sum()) > 20, "some p do not meet some accumulated probabilities"
+    check(call, apply(call, implementation, device))
 
 
 # accumulated probability, threshold, then (with p = 0.5 exactly): does the row run on as long as
