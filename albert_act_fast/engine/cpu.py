@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import native, ops
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call, autocast_is_on
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.native_engine import NativeEngine
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
@@ -75,8 +75,7 @@ def iterate(
         hidden=hidden.contiguous(),
         offsets=tokens.offsets,
         positions=tokens.positions.contiguous(),
-        threshold=limits.threshold,
-        max_iterations=limits.max_iterations,
+        **limits._asdict(),
         out=out,
         n_updates=n_updates,
         remainders=remainders,

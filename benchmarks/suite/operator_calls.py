@@ -31,6 +31,9 @@ class Call:
         moved = {k: v.to(target) if isinstance(v, Tensor) else v for k, v in self.arguments.items()}
         return Call(self.operator, moved, self.outputs)
 
+    def named(self) -> tuple:
+        return ops.ARGUMENTS[self.operator](**self.arguments)
+
     def in_float64(self) -> dict:
         return {
             k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
@@ -242,27 +245,25 @@ def halting_step(
     outputs += ["workspace", "out", "n_updates", "remainders"]
     result = Call("halting_step", call, tuple(outputs))
     _, p = candidate_and_probability(result.in_float64(), rows)
-    call["accumulated_probability"][:rows] = settled(make, p, threshold)
+    call["accumulated_probability"][:rows] = settled(make, p, result.named())
     return result
 
 
-def decision(p: Tensor, accumulated_probability: Tensor, threshold: float) -> Tensor:
+def decision(p: Tensor, accumulated_probability: Tensor, limits) -> Tensor:
     """What the reference's rule decides of running tokens, bool [..., 3]: whether one can go on,
-    asks for it, and has a remainder."""
+    asks for it, and has a remainder. limits: as the rule takes them."""
     nothing = torch.zeros_like(accumulated_probability)
     state = HaltingState(accumulated_probability, nothing, nothing)
-    _, _, after = halting_rule(p, state, threshold)
+    _, _, after = halting_rule(p, state, limits)
     goes_on = after.accumulated_probability < 1
-    return torch.stack([goes_on, asking(after, threshold), after.remainder > 0], -1)
+    return torch.stack([goes_on, asking(after, limits), after.remainder > 0], -1)
 
 
-def settled(make: Maker, p: Tensor, threshold: float) -> Tensor:
+def settled(make: Maker, p: Tensor, limits) -> Tensor:
     """Accumulated probabilities [rows] float32 with which the rule decides the same of all p within
     0.05; about half of the rows halt, where they can."""
     drawn = make.uniform(32 * p.numel()).view(32, -1)
-    under, at, over = (
-        decision((p + by).clamp(0, 1), drawn, threshold) for by in (-0.05, 0.0, 0.05)
-    )
+    under, at, over = (decision((p + by).clamp(0, 1), drawn, limits) for by in (-0.05, 0.0, 0.05))
     is_settled = ((under == at) & (at == over)).all(-1)
     assert bool(is_settled.any(0).all()), "a row whose p leaves the rule's decision open"
     as_wished = at[..., 0] == (make.uniform(p.numel()) < 0.5)
@@ -377,12 +378,12 @@ def plain_halting_step(a: dict) -> Written:
     candidate, p = candidate_and_probability(a, rows)
     hidden, hp, tokens = (a[k][:rows] for k in ("hidden", "accumulated_probability", "token_index"))
     nothing = torch.zeros_like(hp)
-    threshold = a["threshold"]
-    _, w, state = halting_rule(p, HaltingState(hp, nothing, nothing), threshold)
+    limits = ops.ARGUMENTS["halting_step"](**a)
+    _, w, state = halting_rule(p, HaltingState(hp, nothing, nothing), limits)
     w, reached = w.unsqueeze(1), state.accumulated_probability
     mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
     halts = ~(reached < 1)
-    if a["last"] or not bool(asking(state, threshold).any()):
+    if a["last"] or not bool(asking(state, limits).any()):
         halts = torch.ones_like(halts)
     staying, leaving = (~halts).nonzero().squeeze(1), halts.nonzero().squeeze(1)
     count = staying.numel()

@@ -72,7 +72,7 @@ def test_the_engine_reports_its_running_rows(device, implementation):
     inputs = {k: v.to(device) for k, v in random_batch(1, model.config, mask).items()}
     output = run(model.to(device), "reference", **inputs)
     tokens = engine.pack(mask.bool().to(device))
-    limits = engine.HaltingLimits(model.config.halting_threshold, model.config.num_hidden_layers)
+    limits = model.config.halting_limits
     with torch.no_grad():
         hidden = model(**inputs, output_hidden_states=True).hidden_states[0]
         call = engine.call_of(model, implementation)

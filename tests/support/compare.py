@@ -46,7 +46,7 @@ def run(model: AlbertActModel, implementation: str, **inputs) -> AlbertActModelO
 
 def trace_reference(model: AlbertActModel, **inputs) -> Traced:
     """Runs the reference loop and watches the halting state at every iteration."""
-    layer, threshold = model.encoder.albert_layer, model.config.halting_threshold
+    layer, limits = model.encoder.albert_layer, model.config.halting_limits
     probabilities, states = [], []
     hooks = [
         layer.act.register_forward_hook(lambda _, __, p: probabilities.append(p)),
@@ -61,8 +61,8 @@ def trace_reference(model: AlbertActModel, **inputs) -> Traced:
     weights = []
     for p, hp in zip(probabilities, states, strict=True):
         state = HaltingState(hp, torch.zeros_like(hp), torch.zeros_like(hp))
-        running, weight, _ = halting_rule(p, state, threshold)
-        differs = decision(p - TIE, hp, threshold) != decision(p + TIE, hp, threshold)
+        running, weight, _ = halting_rule(p, state, limits)
+        differs = decision(p - TIE, hp, limits) != decision(p + TIE, hp, limits)
         is_open |= running & differs.any(-1)
         weights.append(weight)
     return Traced(output, is_open, torch.stack(weights))

@@ -18,7 +18,6 @@ from albert_act_fast.engine.gpu import graphs, iterations
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import layer_weights
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -69,8 +68,7 @@ def layer_and_rows(seed, lengths, **overrides):
     model = random_model(seed, **overrides)
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(sum(lengths), model.config.hidden_size, generator=generator)
-    limits = HaltingLimits(model.config.halting_threshold, model.config.num_hidden_layers)
-    return model.encoder.albert_layer, hidden, limits
+    return model.encoder.albert_layer, hidden, model.config.halting_limits
 
 
 @pytest.mark.parametrize("size", ["even", "odd", "one head", "one column a head"])
