@@ -7,6 +7,7 @@ from support.models import MODELS, TASKS, assert_close, head_output
 from transformers import set_seed
 
 import albert_act_fast as aaf
+from albert_act_fast.configuration import POSITION_TYPES
 
 # transformers renames gradient checkpointing in 5.x; both names work until version 6.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -45,7 +46,7 @@ def test_the_loss_falls_within_a_few_steps(cls, implementation):
 
 @trainable
 @pytest.mark.parametrize("cls", MODELS)
-@pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("positions", POSITION_TYPES)
 def test_every_parameter_gets_a_gradient(cls, positions, implementation):
     model = builders.model(cls, position_embedding_type=positions, implementation=implementation)
     model.train()

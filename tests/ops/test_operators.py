@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from support.huge_scores import check_huge_scores, with_huge_scores
-from support.operator_parity import apply, check, copied, same_bits
+from support.operator_parity import DTYPES, apply, check, copied, same_bits
 
 from albert_act_fast import ops
 from albert_act_fast.ops import torch_ops
@@ -19,7 +21,6 @@ from suite.operator_calls import (
     candidate_and_probability,
 )
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (1, 5, 48, 65, 768)
 OVERLOADS = [
     pytest.param(
@@ -42,6 +43,21 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).remo
 def test_every_operator_is_covered():
     assert set(MAKERS) == set(PLAIN) == set(ops.OPERATORS)
     assert {p.values[0] for p in CPU_OVERLOADS if p.values[1] == "torch"} == set(ops.OPERATORS)
+
+
+@pytest.mark.parametrize(
+    "implementation",
+    [i for n, i, _ in (p.values for p in CPU_OVERLOADS) if n == "add_layer_norm" and i != "torch"],
+)
+def test_every_dtype_of_rows_is_tested(implementation):
+    """Asks the kernels, which name what they take; those of plain PyTorch take what it takes."""
+    call = MAKERS["add_layer_norm"](Maker(0, torch.float32, False), 5, [3])
+    integers = {k: v.int() if k in ("x", "residual", "weight", "bias", "out") else v
+                for k, v in call.arguments.items()}  # fmt: skip
+    with pytest.raises(Exception, match="expected") as refused:
+        ops.implementation_of("add_layer_norm", implementation)(*integers.values())
+    named = set(re.findall(r"\w*float\w+", str(refused.value)))
+    assert named - {"float64"} == {str(dtype).removeprefix("torch.") for dtype in DTYPES}
 
 
 @every_overload

@@ -12,10 +12,12 @@ from support.compare import HIDDEN, run, trace_reference
 from support.engines import ON_CPU
 from support.models import mask_of, random_batch, random_model
 
+from albert_act_fast.configuration import POSITION_TYPES
+
 every_implementation = pytest.mark.parametrize("implementation", [*ON_CPU, "reference"])
 seeds = st.integers(0, 2**31)
 lengths_of_batches = st.lists(st.integers(0, 17), min_size=1, max_size=6).filter(any)
-POSITIONS = ("absolute", "relative_key", "relative_key_query")
+POSITIONS = tuple(POSITION_TYPES)
 
 
 @functools.lru_cache(maxsize=64)
