@@ -212,8 +212,12 @@ def halting_step(
     beyond: int = 4,
     summed: bool = False,
     spread: float = 0.7,
+    margin: float = 0.05,
 ) -> Call:
-    """No rounding decides what becomes of a row. spread: of the halting logits, around -1."""
+    """Args:
+    spread: of the halting logits, around -1.
+    margin: a p that differs by as much changes nothing that the rule decides.
+    """
     tokens = sum(lengths)
     token_index, query_offsets = running_tokens(make, lengths)
     rows, state = token_index.numel(), torch.float32
@@ -245,7 +249,7 @@ def halting_step(
     outputs += ["workspace", "out", "n_updates", "remainders"]
     result = Call("halting_step", call, tuple(outputs))
     _, p = candidate_and_probability(result.in_float64(), rows)
-    call["accumulated_probability"][:rows] = settled(make, p, result.named())
+    call["accumulated_probability"][:rows] = settled(make, p, result.named(), margin)
     return result
 
 
@@ -259,11 +263,12 @@ def decision(p: Tensor, accumulated_probability: Tensor, limits) -> Tensor:
     return torch.stack([goes_on, asking(after, limits), after.remainder > 0], -1)
 
 
-def settled(make: Maker, p: Tensor, limits) -> Tensor:
-    """Accumulated probabilities [rows] float32 with which the rule decides the same of all p within
-    0.05; about half of the rows halt, where they can."""
+def settled(make: Maker, p: Tensor, limits, margin: float) -> Tensor:
+    """Accumulated probabilities [rows] float32 with which the rule decides the same of p and of all
+    within the margin; about half of the rows halt, where they can."""
     drawn = make.uniform(32 * p.numel()).view(32, -1)
-    under, at, over = (decision((p + by).clamp(0, 1), drawn, limits) for by in (-0.05, 0.0, 0.05))
+    nearby = ((p + by).clamp(0, 1) for by in (-margin, 0.0, margin))
+    under, at, over = (decision(some, drawn, limits) for some in nearby)
     is_settled = ((under == at) & (at == over)).all(-1)
     assert bool(is_settled.any(0).all()), "a row whose p leaves the rule's decision open"
     as_wished = at[..., 0] == (make.uniform(p.numel()) < 0.5)
