@@ -34,6 +34,7 @@ def report(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: options.ThreadsOption = None,
     mask_share: Annotated[
         float,
@@ -53,7 +54,9 @@ def report(
     if html is not None:
         check_place("--html", html)
     opened = [texts_of_file("FILE", file, skip_empty=True, field=field) for file in files]
-    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(
+        model, implementation, device, dtype, quantization, threads, tokenization
+    )
     name = loading.DEFAULT_MODEL if model is None else model
 
     from albert_act_fast.depth.report import depth_report
