@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from support.browser import chromium, violations
-from support.serving import listening
 
 from albert_act_fast import TextEncoder, depth
 from albert_act_fast.depth.report import depth_report
@@ -89,6 +88,9 @@ def test_report(browser, encoder, tmp_path):
 
 
 def test_service_page(browser, encoder):
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from support.serving import listening
+
     def prepare(page):
         page.get_by_text("Key", exact=True).click()
         page.get_by_role("button", name="Show depth").click()
