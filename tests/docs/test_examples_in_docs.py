@@ -57,8 +57,10 @@ def test_a_page_runs(page, tmp_path, monkeypatch):
         pytest.importorskip("openai", reason="openai is not installed (dev.txt)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    blocks = BLOCK.findall((DOCS / page).read_text("utf-8"))
+    text = (DOCS / page).read_text("utf-8")
+    blocks = BLOCK.findall(text)
     assert blocks
+    assert text.count("```") == 2 * len(blocks), "a block that is neither python nor bash"
     with ExitStack() as stack:
         session = Session(page, stack)
         for language, block in blocks:
