@@ -7,11 +7,11 @@ import random
 import torch
 from torch import Tensor, nn
 
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import Inspection, layer_weights
 from albert_act_fast.engine.packing import PackedResult
 from support.models import random_model
@@ -81,8 +81,7 @@ def layer_and_rows(
     model = random_model(seed, **overrides)
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(sum(lengths), model.config.hidden_size, generator=generator)
-    limits = HaltingLimits(model.config.halting_threshold, model.config.num_hidden_layers)
-    return model.encoder.albert_layer, hidden, limits
+    return model.encoder.albert_layer, hidden, model.config.halting_limits
 
 
 def on_device(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.gpu.graphs import CapturedLoop, LayerGraphs
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import layer_weights
 from support.device_loop import packed
+from support.models import random_config
 
-LIMITS = HaltingLimits(0.99, 12)
+LIMITS = random_config(num_hidden_layers=12).halting_limits
 
 
 def batch(layer: nn.Module, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:

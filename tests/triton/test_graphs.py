@@ -9,13 +9,12 @@ import weakref
 
 import pytest
 import torch
-from support.graphs import find
+from support.graphs import LIMITS, find
 from support.models import mask_of, random_batch, random_model
 
 import albert_act_fast
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.engine.gpu.graphs import Capacity, CapturedLoop, LayerGraphs, capacity_of
-from albert_act_fast.engine.halting import HaltingLimits
 
 
 def test_capacities_cover_the_batch_and_waste_little():
@@ -41,7 +40,7 @@ def test_the_second_batch_of_a_capacity_captures_and_the_third_replays(captured)
     assert len(made) == 1
     assert isinstance(find(layer_graphs, layer, [17, 1]), str)
     assert isinstance(find(layer_graphs, layer, [1, 1, 1]), str), "more sequences"
-    assert isinstance(find(layer_graphs, layer, [9, 3], HaltingLimits(0.99, 6)), str)
+    assert isinstance(find(layer_graphs, layer, [9, 3], LIMITS._replace(max_iterations=6)), str)
     assert layer_graphs.report() == {Capacity(16, 2): loop.buffers.nbytes()}
 
 

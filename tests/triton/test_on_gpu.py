@@ -11,7 +11,7 @@ from support.compare import assert_parity, run, trace_reference
 from support.device_loop import call_of_layer, packed
 from support.models import mask_of, random_batch, random_lengths, random_model
 
-from albert_act_fast.engine import HaltingLimits, PackedTokens, gpu
+from albert_act_fast.engine import PackedTokens, gpu
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.implementations import availability
 
@@ -58,15 +58,14 @@ def test_nothing_waits_for_the_device(way):
     lengths = random_lengths(1, 8, 40)
     offsets, positions = (x.cuda() for x in packed(lengths))
     hidden = torch.randn(sum(lengths), 48, device="cuda")
-    limits = HaltingLimits(model.config.halting_threshold, 12)
     call, tokens = call_of_layer(layer, "triton"), PackedTokens(None, positions, offsets)
     with torch.no_grad():
         for _ in range(2):  # compiles, then captures
-            gpu.iterate(call, hidden, tokens, limits)
+            gpu.iterate(call, hidden, tokens, model.config.halting_limits)
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                gpu.iterate(call, hidden, tokens, limits)
+                gpu.iterate(call, hidden, tokens, model.config.halting_limits)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -177,7 +176,6 @@ def test_fifty_runs_of_one_input_agree_to_the_bit(monkeypatch, dtype):
     lengths = random_lengths(9, 12, 100)
     offsets, positions = (x.cuda() for x in packed(lengths))
     hidden = torch.randn(sum(lengths), 768, dtype=dtype, device="cuda")
-    limits = HaltingLimits(model.config.halting_threshold, 24)
     call = call_of_layer(model.encoder.albert_layer, "triton")
     tokens = PackedTokens(None, positions, offsets)
     results = []
@@ -188,7 +186,7 @@ def test_fifty_runs_of_one_input_agree_to_the_bit(monkeypatch, dtype):
                 torch.cuda.synchronize()
             elif turn % 3 == 1:
                 torch.cuda._sleep(50_000_000)  # clock cycles
-            results.append(gpu.iterate(call, hidden, tokens, limits))
+            results.append(gpu.iterate(call, hidden, tokens, model.config.halting_limits))
     first = results[0]
     assert first.n_updates.unique().numel() > 2
     for result in results[1:]:

@@ -19,11 +19,11 @@ however fast the counts arrive, kernel by kernel or in a graph.
 from __future__ import annotations
 
 from albert_act_fast import ops
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.halting import (
     Finished,
-    HaltingLimits,
     HaltingWeights,
     halting_step_arguments,
 )
