@@ -92,7 +92,7 @@ def ragged_attention(
     total = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, HEAD], tl.float32)
     for key_first in range(tl.load(key_offsets + sequence), key_end, BLOCK_K):
-        key = key_first + tl.arange(0, BLOCK_K)
+        key = (key_first + tl.arange(0, BLOCK_K)).to(tl.int64)
         is_key = key < key_end
         key_start = key * key_store_stride + head
         k = tl.load(

@@ -24,6 +24,7 @@ from albert_act_fast.ops import contracts
 from albert_act_fast.ops.precision import takes_tf32
 
 MAX_HEAD_SIZE = 256
+MAX_WEIGHT_SPAN = 2**31
 ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu")
 
@@ -73,6 +74,15 @@ def _expect_row_dtype(op: str, name: str, rows: Tensor) -> None:
         raise ValueError(
             f"{op}: {name} is {rows.dtype}, expected one of "
             f"{', '.join(str(dtype) for dtype in ROW_DTYPES)}."
+        )
+
+
+def _expect_small(op: str, name: str, weight: Tensor) -> None:
+    """Offsets into rows have 64 bits in the kernels; into a product's weight 32."""
+    span = weight.size(0) * weight.stride(0)
+    if span >= MAX_WEIGHT_SPAN:
+        raise ValueError(
+            f"{op}: {name} spans {span} elements, expected fewer than {MAX_WEIGHT_SPAN}."
         )
 
 
@@ -164,6 +174,7 @@ def linear(a):
         raise ValueError(
             f"{op}: activation is {a.activation!r}, expected one of {', '.join(ACTIVATIONS)}."
         )
+    _expect_small(op, "weight", a.weight)
     if not a.out.numel():
         return
     tables = loaded_kernels().tables
@@ -177,6 +188,8 @@ def linear(a):
 def project_qkv(a):
     op, (rows, width) = "project_qkv", a.hidden.shape
     _expect_row_dtype(op, "hidden", a.hidden)
+    for i, weight in enumerate(a.weights):
+        _expect_small(op, f"weights[{i}]", weight)
     strides = {_stride(op, f"weights[{i}]", weight) for i, weight in enumerate(a.weights)}
     if len(strides) != 1:
         raise ValueError(f"{op}: the weights have row strides {sorted(strides)}, expected one.")

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -111,6 +112,7 @@ struct Scheduler {
     Thread* current = nullptr;
     std::vector<Thread*> ready;
     std::vector<std::unique_ptr<Block>> blocks;
+    std::vector<uint64_t> order;  // in which blocks begin: random, as CUDA promises none
     uint64_t next_block = 0, idle = 0;
     // Shared memory that a thread asks for, and all that was given out.
     const void* wanted = nullptr;
@@ -209,9 +211,8 @@ void give_shared_memory() {
 }
 
 bool start_block(Block* block, dim3 grid, unsigned threads) {
-    const uint64_t total = uint64_t(grid.x) * grid.y, i = scheduler.next_block;
-    if (i >= total) return false;
-    ++scheduler.next_block;
+    if (scheduler.next_block >= scheduler.order.size()) return false;
+    const uint64_t i = scheduler.order[scheduler.next_block++];
     block->index = dim3(unsigned(i % grid.x), unsigned(i / grid.x));
     block->left = threads;
     block->shared.clear();
@@ -317,6 +318,10 @@ void launch(dim3 grid, unsigned threads, void (*body)(const void*), const void* 
     scheduler.body = body;
     scheduler.args = args;
     scheduler.next_block = scheduler.idle = 0;
+    scheduler.order.resize(uint64_t(grid.x) * grid.y);
+    std::iota(scheduler.order.begin(), scheduler.order.end(), uint64_t(0));
+    for (uint64_t i = scheduler.order.size(); i > 1; --i)
+        std::swap(scheduler.order[i - 1], scheduler.order[draw() % i]);
     scheduler.ready.clear();
     scheduler.ready.reserve(size_t(scheduler.resident) * threads);
     scheduler.error.clear();

@@ -1,6 +1,7 @@
 // CUDA's execution model on a CPU, for tests: kernels compile as C++ after this header, each CUDA
 // thread a fiber of one system thread. simt.cpp schedules the fibers in a random order that a seed
-// repeats, several blocks at a time, so that what rests on an order comes to light.
+// repeats, several blocks at a time, which begin in random order too, so that what rests on an
+// order comes to light.
 //
 // There are __syncthreads, __syncwarp, shuffles, ballots and votes by whole warps, atomics, acquire
 // and release, and shared memory full of NaN until it is written. Threads of a block that meet at

@@ -1,5 +1,5 @@
 """Every kernel compiles for every target without a warning, takes no more of it than the committed
-table says, and moves rows 128 bits at a time."""
+table says, moves rows 128 bits at a time, and orders memory between blocks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from dataclasses import replace
 import pytest
 from support.cuda_resources import RELEASE, TABLE, TARGETS, measure, release, why_not
 from support.gpu_resources import read_table, worse
+from support.memory_order import tokens, unordered
 
 from albert_act_fast.ops.contracts import OPERATORS
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.parametrize("target", TARGETS)
-def test_resources(target):
+def test_machine_code(target):
     """Another nvcc than the table's may allocate other registers, but must not spill."""
     table = [row for row in read_table(TABLE) if row.target == target]
-    measured = measure(target)
+    measured, code = measure(target)
     assert len(measured) == len(table)
+    for name, text in code.items():
+        found = tokens(text)
+        assert unordered(found) == [], name
+        if "halting_step" in name:
+            # The ticket and the mark of a finished block; the two statuses of a tile; a status that
+            # is looked at, by the next tiles and by the last block.
+            assert [found.count(kind) for kind in ("atomic", "publish", "ask")] == [2, 2, 2]
     assert worse(table, measured, exactly=release() == RELEASE) == []
 
 

@@ -116,13 +116,19 @@ FAULTS = {
         "cuda/halting_step.cuh",
         "}\n    __syncthreads();\n    if (threadIdx.x < kWarp) {",
         "}\n    if (threadIdx.x < kWarp) {",
-        "none", "wrong: ",
+        "thread", "ThreadSanitizer: data race",
     ),
     "the last block looks too early": Fault(
         "cuda/halting_step.cuh",
         "__syncthreads();\n    if (threadIdx.x == 0) shared.is_last",
         "if (threadIdx.x == 0) shared.is_last",
         "thread", "ThreadSanitizer: data race",
+    ),
+    "no ticket: tiles are numbered as blocks are": Fault(
+        "cuda/halting_step.cuh",
+        "shared.tile = int64_t(add_acquire_release(ticket, 1));",
+        "shared.tile = int64_t(blockIdx.x);",
+        "none", "threads wait for what never comes",
     ),
     "a running sum is never published": Fault(
         "cuda/look_back.cuh",

@@ -12,7 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support.gpu_resources import Resources, cuobjdump, read_cubin, write_table
+from support.gpu_resources import (
+    Resources,
+    cuobjdump,
+    disassemble,
+    read_cubin,
+    write_table,
+)
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "cuda_resources.csv"
@@ -54,15 +60,17 @@ def compile_cubin(target: str, output: Path) -> str:
     return done.stdout + done.stderr
 
 
-def measure(target: str) -> list[Resources]:
+def measure(target: str) -> tuple[list[Resources], dict[str, str]]:
+    """Of every kernel; and the machine code by what the kernel is called there."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         compile_cubin(target, Path(cubin.name))
-        kernels = read_cubin(cubin.name)
+        code = disassemble(cubin.name)
+        kernels = read_cubin(cubin.name, code)
     rows = []
     for name, used in kernels.items():
         kernel, case = _describe(name)
         rows.append(Resources(kernel=kernel, case=case, target=target, warps=WARPS, **used))
-    return sorted(rows)
+    return sorted(rows), code
 
 
 def _describe(mangled: str) -> tuple[str, str]:
@@ -82,7 +90,7 @@ def main() -> None:
     rows: list[Resources] = []
     for target in TARGETS:
         print(f"compiling for {target}", file=sys.stderr)
-        rows += measure(target)
+        rows += measure(target)[0]
     write_table(TABLE, rows)
 
 

@@ -7,10 +7,14 @@ import random
 import torch
 from torch import Tensor, nn
 
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu.buffers import Buffers
-from albert_act_fast.engine.gpu.counts import KnownAtFirst
-from albert_act_fast.engine.layer import Inspection
+from albert_act_fast.engine.gpu.counts import Unknown
+from albert_act_fast.engine.gpu.iterations import launch_all
+from albert_act_fast.engine.layer import Inspection, layer_weights
+from albert_act_fast.engine.packing import PackedResult
+from support.models import random_model
 
 INTEGER_POISON = 2**40
 
@@ -28,22 +32,27 @@ def poison(buffers: Buffers) -> None:
         tensor.fill_(INTEGER_POISON)
 
 
-class Late(KnownAtFirst):
+class PoisonedBuffers(Buffers):
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        poison(self)
+
+
+class Late(Unknown):
     """Every count arrives `lag` iterations after it was sent, or at random after at least that."""
 
-    def __init__(self, rows: int, lag: int, seed: int | None = None) -> None:
-        super().__init__(rows)
+    def __init__(self, lag: int, seed: int | None = None) -> None:
         self._sent: list[int] = []
         self._lag, self._random = lag, None if seed is None else random.Random(seed)
 
     def sent(self, count: Tensor) -> None:
         self._sent.append(int(count))
 
-    def poll(self) -> None:
-        ready = len(self._sent) + 1 - self._lag
+    def no_row_runs(self) -> bool:
+        arrived = max(0, len(self._sent) - self._lag)
         if self._random is not None:
-            ready = self._random.randint(0, max(0, ready))
-        self.known.extend(self._sent[len(self.known) - 1 : max(0, ready - 1)])
+            arrived = self._random.randint(0, arrived)
+        return 0 in self._sent[:arrived]
 
 
 def clear(buffers: Buffers) -> bool:
@@ -63,3 +72,35 @@ def call_of_layer(layer: nn.Module, implementation: str) -> Call:
     encoder = nn.Module()
     encoder.albert_layer = layer
     return Call(nn.Module(), encoder, Inspection(None, {}, None), implementation)
+
+
+def layer_and_rows(
+    seed: int, lengths: list[int], **overrides
+) -> tuple[nn.Module, Tensor, HaltingLimits]:
+    """A random model's layer, and a row for each token of sequences of these lengths."""
+    model = random_model(seed, **overrides)
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(sum(lengths), model.config.hidden_size, generator=generator)
+    return model.encoder.albert_layer, hidden, model.config.halting_limits
+
+
+def on_device(
+    layer: nn.Module,
+    hidden: Tensor,
+    lengths: list[int],
+    limits: HaltingLimits,
+    *,
+    more: tuple[int, int] = (0, 0),
+    counts: Unknown | None = None,
+) -> PackedResult:
+    """The loop on buffers of a capacity `more` than needed."""
+    offsets, positions = packed(lengths)
+    weights = layer_weights(layer)
+    rows, sequences = hidden.size(0) + more[0], len(lengths) + more[1]
+    buffers = PoisonedBuffers(weights, rows, sequences, hidden.dtype, "cpu")
+    buffers.load(hidden, offsets, positions)
+    with torch.no_grad():
+        launch_all(weights, buffers, limits, counts or Unknown())
+    assert clear(buffers)
+    assert buffers.out[hidden.size(0) :].isnan().all(), "rows that no token has were written"
+    return buffers.result(hidden.size(0))

@@ -37,15 +37,20 @@ def cuobjdump() -> Path | None:
     return Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def read_cubin(path: str | Path) -> dict[str, dict[str, int]]:
+def _dump(option: str, path: str | Path) -> str:
+    command = [cuobjdump(), option, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def disassemble(path: str | Path) -> dict[str, str]:
+    """The machine code of every kernel of a cubin, by its (mangled) name."""
+    _, *functions = re.split(r"Function : (\S+)\n", _dump("-sass", path))
+    return dict(zip(functions[::2], functions[1::2], strict=True))
+
+
+def read_cubin(path: str | Path, code: dict[str, str]) -> dict[str, dict[str, int]]:
     """Resources of every kernel by its (mangled) name; `shared` is what is statically known."""
-    usage, code = (
-        subprocess.run(
-            [cuobjdump(), option, path], capture_output=True, text=True, check=True
-        ).stdout
-        for option in ("-res-usage", "-sass")
-    )
-    kernels = {}
+    kernels, usage = {}, _dump("-res-usage", path)
     for name, line in re.findall(r"Function (\S+):\n(.*)", usage):
         used = {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", line)}
         kernels[name] = {
@@ -53,8 +58,7 @@ def read_cubin(path: str | Path) -> dict[str, dict[str, int]]:
             "spilled": max(used["STACK"], used["LOCAL"]),
             "shared": used["SHARED"],
         }
-    _, *functions = re.split(r"Function : (\S+)\n", code)
-    for name, text in zip(functions[::2], functions[1::2], strict=True):
+    for name, text in code.items():
         kernels[name] |= {
             "wide": len(re.findall(r"\s(?:LDG|STG|LDGSTS)\.E\.\S*128", text)),
             "narrow": len(re.findall(r"\s(?:LDG|STG|LDGSTS)\.E(?!\S*128)", text)),

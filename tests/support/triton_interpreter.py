@@ -13,9 +13,15 @@ whole process:
 - so are two programs that touch one address, one of them writing, unless an atomic operation
   orders them (a program's accesses before its atomic come before those that another program makes
   after a later atomic on the same address);
+- an atomic operation orders programs only where `tl.debug_barrier()` stands between it and the
+  program's other accesses, before and after: a program is many threads, and one of them does it.
+  Triton may put a barrier there of its own accord, and may cease to;
+- an atomic operation of scope "cta", which orders nothing between programs, is an error;
+- so is a row's offset of 32 bits: an index times a row stride (an argument called `*_stride`) is to
+  be computed in 64 (`SMALL` names the exception);
 - programs run in random order, another one in every launch.
 
-What it cannot see: registers, shared memory, barriers inside a program, speed.
+What it cannot see: registers, shared memory, barriers between accesses of one program, speed.
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
 HALVES = (tl.bfloat16, tl.float16)
+# Strides of what the launchers refuse to take of 2**31 elements or more.
+SMALL = {"weight_stride"}
 # What the kernels launched so far were called, in order: (name, grid).
 launches: list[tuple[str, tuple[int, ...]]] = []
 
@@ -81,13 +89,17 @@ class Launch:
 
     def __init__(self):
         self.memories: dict[int, Memory] = {}
-        self.program = 0
-        self.coordinates = (0, 0, 0)
         # program -> its phase; program -> {other program: phase from which it knows nothing};
         # address of an atomic -> [(program, phase) of those that came there].
         self.phase: defaultdict[int, int] = defaultdict(int)
         self.knows: defaultdict[int, dict[int, int]] = defaultdict(dict)
         self.released: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        self.start_program(0, (0, 0, 0))
+
+    def start_program(self, program: int, coordinates: tuple[int, ...]) -> None:
+        self.program, self.coordinates = program, coordinates
+        # Since the program's last barrier: memory was accessed, an atomic operation was done.
+        self.accessed = self.ordered = False
 
     def add(self, name: str, value) -> None:
         if isinstance(value, torch.Tensor) and value.numel():
@@ -122,6 +134,10 @@ class Launch:
 
     def touch(self, kind: str, memory: Memory, index: np.ndarray, conflicts_with: str) -> None:
         """Notes an access, and raises where another program's is not ordered before it."""
+        if kind != "updated":
+            if self.ordered:
+                raise KernelError("no tl.debug_barrier between an atomic operation and this access")
+            self.accessed = True
         for other in conflicts_with.split():
             programs, phases = memory.table(other)
             suspects = np.unique(programs[index])
@@ -139,6 +155,9 @@ class Launch:
 
     def synchronise(self, address: int) -> None:
         """An atomic operation: learn from those who were here before, tell those who come."""
+        if self.accessed:
+            raise KernelError("no tl.debug_barrier between an access and this atomic operation")
+        self.ordered = True
         for program, phase in self.released[address].items():
             known = self.knows[self.program]
             known[program] = max(known.get(program, 0), phase)
@@ -157,6 +176,7 @@ def install() -> None:
         install.done = True
         _make_arithmetic_strict()
         _make_memory_strict()
+        _make_offsets_strict()
         _shuffle_programs()
 
 
@@ -262,6 +282,8 @@ def _make_memory_strict() -> None:
         return masked_store(self, pointers, value, mask, cache_policy)
 
     def create_atomic_rmw(self, operation, pointers, value, mask, sem, scope):
+        if scope == interpreter._ir.MEM_SYNC_SCOPE.CTA:
+            raise KernelError('an atomic operation of scope "cta" orders nothing between programs')
         place = _current.locate(pointers, mask, "atomic operation")
         if place is not None:
             memory, index, _ = place
@@ -271,12 +293,61 @@ def _make_memory_strict() -> None:
                     _current.synchronise(memory.start + element * memory.itemsize)
         return atomic_rmw(self, operation, pointers, value, mask, sem, scope)
 
+    def create_barrier(self):
+        _current.accessed = _current.ordered = False
+
     def not_checked(self, *arguments):
         raise KernelError("this operation is not checked: extend tests/support/triton_interpreter")
 
-    for function in (create_masked_load, create_masked_store, create_atomic_rmw):
+    for function in (create_masked_load, create_masked_store, create_atomic_rmw, create_barrier):
         setattr(builder, function.__name__, function)
     builder.create_atomic_cas = builder.create_make_tensor_descriptor = not_checked
+    builder.create_atomic_load = builder.create_atomic_store = not_checked
+    builder.create_atomic_poll = not_checked
+
+
+class _Stride(int):
+    """The distance between rows, as an argument of a kernel."""
+
+
+def _make_offsets_strict() -> None:
+    """Strides are marked where a kernel gets them; a scalar's copies in a block are marked too. One
+    that was converted to 64 bits is a new value without the mark."""
+    start, convert = GridExecutor._init_args_hst, interpreter._implicit_cvt
+    splat, binary = InterpreterBuilder.create_splat, InterpreterBuilder.binary_op
+
+    def _init_args_hst(self, arguments, keywords):
+        arguments, keywords = start(self, arguments, keywords)
+
+        def marked(name, value):
+            is_stride = name.endswith("_stride") and name not in SMALL and type(value) is int
+            return _Stride(value) if is_stride else value
+
+        arguments = [marked(*pair) for pair in zip(self.arg_names, arguments, strict=False)]
+        return arguments, {name: marked(name, value) for name, value in keywords.items()}
+
+    def _implicit_cvt(argument):
+        if not isinstance(argument, _Stride):
+            return convert(argument)
+        converted = convert(int(argument))
+        converted.handle.attr["stride"] = True
+        return converted
+
+    def create_splat(self, block_type, argument):
+        result = splat(self, block_type, argument)
+        result.attr |= {"stride": True} if "stride" in argument.attr else {}
+        return result
+
+    def binary_op(self, left, right, op):
+        result = binary(self, left, right, op)
+        if op is np.multiply and "stride" in left.attr | right.attr and result.data.itemsize < 8:
+            raise KernelError("a row's offset of 32 bits: convert the row to int64 first")
+        return result
+
+    GridExecutor._init_args_hst = _init_args_hst
+    interpreter._implicit_cvt = _implicit_cvt
+    InterpreterBuilder.create_splat = create_splat
+    InterpreterBuilder.binary_op = binary_op
 
 
 def _one_value_each(memory: Memory, index: np.ndarray, values: np.ndarray, lanes) -> None:
@@ -309,8 +380,7 @@ def _shuffle_programs() -> None:
             order["now"] = np.random.default_rng(next(_seeds)).permutation(int(np.prod(grid)))
             launches[-1] = (launches[-1][0], grid)
         place = int(order["now"][(x * grid[1] + y) * grid[2] + z])
-        _current.program = place
-        _current.coordinates = tuple(int(i) for i in np.unravel_index(place, grid))
+        _current.start_program(place, tuple(int(i) for i in np.unravel_index(place, grid)))
         return set_grid_idx(self, *_current.coordinates)
 
     def counted_call(self, *arguments, **keywords):

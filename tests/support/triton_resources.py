@@ -28,7 +28,7 @@ from albert_act_fast.engine.halting import (
     halting_step_arguments,
 )
 from albert_act_fast.ops import contracts, triton_ops
-from support.gpu_resources import Resources, read_cubin, write_table
+from support.gpu_resources import Resources, disassemble, read_cubin, write_table
 
 TABLE = Path(__file__).parents[2] / "docs" / "triton_resources.csv"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -176,7 +176,13 @@ def _key(launch: Launch) -> str:
     return repr((_signature(launch), launch.options))
 
 
-def compile_launch(launch: Launch, target: str) -> Resources:
+@dataclass(frozen=True, order=True)
+class Compiled:
+    resources: Resources
+    code: str  # in the target's assembly
+
+
+def compile_launch(launch: Launch, target: str) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -188,29 +194,33 @@ def compile_launch(launch: Launch, target: str) -> Resources:
         gpu = GPUTarget("hip", target, 64)
     compiled = triton.compile(source, target=gpu, options=launch.options)
     read = _from_cubin if gpu.backend == "cuda" else _from_assembly
-    return Resources(
+    code, used = read(compiled.asm)
+    resources = Resources(
         kernel=launch.kernel.__name__,
         case=launch.case,
         target=target,
         warps=compiled.metadata.num_warps,
         shared=compiled.metadata.shared,
-        **read(compiled.asm),
+        **used,
     )
+    return Compiled(resources, code)
 
 
-def _from_cubin(asm: dict) -> dict[str, int]:
+def _from_cubin(asm: dict) -> tuple[str, dict[str, int]]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(asm["cubin"])
         cubin.flush()
-        (kernel,) = read_cubin(cubin.name).values()
+        code = disassemble(cubin.name)
+        (kernel,) = read_cubin(cubin.name, code).values()
     # Triton's is all dynamic; it stands in the metadata.
-    return {name: value for name, value in kernel.items() if name != "shared"}
+    del kernel["shared"]
+    return "".join(code.values()), kernel
 
 
-def _from_assembly(asm: dict) -> dict[str, int]:
+def _from_assembly(asm: dict) -> tuple[str, dict[str, int]]:
     code = asm["amdgcn"]
     used = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|sgpr_spill_count):\s*(\d+)", code))
-    return {
+    return code, {
         "registers": int(used["vgpr_count"]),
         "spilled": int(used["vgpr_spill_count"]) + int(used["sgpr_spill_count"]),
         "wide": len(re.findall(r"\s(?:buffer|global)_(?:load|store)_dwordx4", code)),
@@ -219,7 +229,7 @@ def _from_assembly(asm: dict) -> dict[str, int]:
     }
 
 
-def measure(target: str) -> list[Resources]:
+def compile_all(target: str) -> list[Compiled]:
     return sorted(compile_launch(launch, target) for launch in launches(target))
 
 
@@ -228,7 +238,7 @@ def main() -> None:
     rows: list[Resources] = []
     for target in TARGETS:
         print(f"compiling for {target}", file=sys.stderr)
-        rows += measure(target)
+        rows += [kernel.resources for kernel in compile_all(target)]
     write_table(TABLE, rows)
 
 

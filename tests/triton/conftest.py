@@ -1,9 +1,11 @@
-"""Where a test needs the kernels interpreted, it asks for the fixture."""
+"""Where a test needs the kernels interpreted, it asks for the fixture; and graphs without a GPU."""
 
 from __future__ import annotations
 
 import pytest
 
+from albert_act_fast.engine.gpu import graphs
+from albert_act_fast.engine.gpu.graphs import LayerGraphs
 from albert_act_fast.ops import triton_ops
 
 
@@ -11,3 +13,27 @@ from albert_act_fast.ops import triton_ops
 def interpreted() -> None:
     if not triton_ops.interpreted():
         pytest.skip("Triton does not interpret kernels in this process; `make interpret` does")
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Instead of iterating, every row's result is itself plus the weights' first number."""
+
+    def launch_all(layer, buffers, limits, counts):
+        buffers.out.copy_(buffers.hidden[0] + layer.query[0][0, 0])
+        buffers.n_updates.fill_(limits.max_iterations)
+
+    monkeypatch.setattr(graphs, "launch_all", launch_all)
+
+
+@pytest.fixture
+def captured():
+    """LayerGraphs, and the devices that captures were made on."""
+    made = []
+
+    def capture(launch, device):
+        made.append(device)
+        launch()
+        return launch
+
+    return LayerGraphs(capture), made

@@ -11,14 +11,20 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from support import triton_interpreter
 from support.compare import assert_parity, run, trace_reference
-from support.device_loop import Late, call_of_layer, clear, packed, poison
+from support.device_loop import (
+    Late,
+    PoisonedBuffers,
+    call_of_layer,
+    layer_and_rows,
+    on_device,
+    packed,
+)
 from support.models import PADDINGS, mask_of, random_batch, random_lengths, random_model
 
 from albert_act_fast import engine
 from albert_act_fast.engine import gpu, loop
-from albert_act_fast.engine.gpu import graphs, iterations
-from albert_act_fast.engine.gpu.buffers import Buffers
-from albert_act_fast.engine.gpu.counts import KnownAtFirst
+from albert_act_fast.engine.gpu import graphs
+from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import layer_weights
 
@@ -26,30 +32,10 @@ pytestmark = pytest.mark.usefixtures("interpreted")
 POSITIONS = tuple(POSITION_TYPES)
 
 
-class PoisonedBuffers(Buffers):
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        poison(self)
-
-
 @pytest.fixture(autouse=True)
 def poisoned_buffers(monkeypatch):
     """The engine's own buffers, too, hold NaN wherever nothing was written."""
     monkeypatch.setattr(gpu, "Buffers", PoisonedBuffers)
-
-
-def on_device(layer, hidden, lengths, limits, *, more=(0, 0), counts=None, library=False):
-    """The loop on buffers of a capacity `more` than needed; the result and the buffers."""
-    offsets, positions = packed(lengths)
-    weights = layer_weights(layer)
-    rows, sequences = hidden.size(0) + more[0], len(lengths) + more[1]
-    buffers = PoisonedBuffers(weights, rows, sequences, hidden.dtype, "cpu")
-    buffers.load(hidden, offsets, positions)
-    with torch.no_grad():
-        launch_all(weights, buffers, limits, counts or KnownAtFirst(rows), library)
-    assert clear(buffers)
-    assert buffers.out[hidden.size(0) :].isnan().all(), "rows that no token has were written"
-    return buffers.result(hidden.size(0)), buffers
 
 
 def eager(layer, hidden, lengths, limits):
@@ -64,13 +50,6 @@ def assert_same(given, expected):
     scale = expected.hidden.abs().max().item()
     torch.testing.assert_close(given.hidden, expected.hidden, rtol=0, atol=1e-5 * scale)
     torch.testing.assert_close(given.remainders, expected.remainders, rtol=0, atol=1e-5)
-
-
-def layer_and_rows(seed, lengths, **overrides):
-    model = random_model(seed, **overrides)
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(sum(lengths), model.config.hidden_size, generator=generator)
-    return model.encoder.albert_layer, hidden, model.config.halting_limits
 
 
 @pytest.mark.parametrize("size", ["even", "odd", "one head", "one column a head"])
@@ -146,27 +125,20 @@ def test_a_capacity_beyond_the_batch(more, halting_bias):
     layer, hidden, limits = layer_and_rows(
         1, lengths, num_hidden_layers=8, halting_bias=halting_bias
     )
-    result, _ = on_device(layer, hidden, lengths, limits, more=more)
+    result = on_device(layer, hidden, lengths, limits, more=more)
     assert_same(result, eager(layer, hidden, lengths, limits))
 
 
-@pytest.mark.parametrize("lag", [0, 1, 4, "random"])
-def test_counts_that_arrive_late(lag):
+@pytest.mark.parametrize("lag", [0, 1, 4])
+def test_launches_end_once_the_host_knows(lag):
     lengths = [12, 3, 8]
     layer, hidden, limits = layer_and_rows(2, lengths, num_hidden_layers=10, halting_bias=-0.6)
     expected = eager(layer, hidden, lengths, limits)
     depth = len(expected.running_rows)
     assert depth < 10, "the counts should reach 0 before the last iteration"
-    for seed in range(2 if lag == "random" else 1):
-        late = Late(23, 0 if lag == "random" else lag, seed if lag == "random" else None)
-        before = len(triton_interpreter.launches)
-        result, _ = on_device(layer, hidden, lengths, limits, counts=late)
-        assert_same(result, expected)
-        launched = len(triton_interpreter.launches) - before
-        assert launched % 8 == 0
-        assert late.known == [*expected.running_rows, 0][: len(late.known)]
-        if lag != "random":
-            assert launched == 8 * min(depth + lag, 10)
+    before = len(triton_interpreter.launches)
+    assert_same(on_device(layer, hidden, lengths, limits, counts=Late(lag)), expected)
+    assert len(triton_interpreter.launches) - before == 8 * min(depth + lag, 10)
 
 
 def test_buffers_serve_one_batch_after_the_other():
@@ -179,7 +151,7 @@ def test_buffers_serve_one_batch_after_the_other():
         hidden = torch.randn(sum(lengths), first.size(1), generator=generator)
         buffers.load(hidden, *packed(lengths))
         with torch.no_grad():
-            launch_all(weights, buffers, limits, KnownAtFirst(32))
+            launch_all(weights, buffers, limits, Unknown())
         assert_same(buffers.result(sum(lengths)), eager(layer, hidden, lengths, limits))
 
 
@@ -211,16 +183,6 @@ def test_compiled_models(context):
     with context():
         output = compiled(**inputs, implementation="triton")
     assert torch.equal(output.n_updates, run(model, "reference", **inputs).n_updates)
-
-
-def test_products_by_the_library(monkeypatch):
-    monkeypatch.setattr(iterations, "library_is_better", lambda rows, age, hidden: age < 3)
-    lengths = [12, 3, 8]
-    layer, hidden, limits = layer_and_rows(4, lengths, num_hidden_layers=6)
-    before = len(triton_interpreter.launches)
-    result, _ = on_device(layer, hidden, lengths, limits, more=(5, 1), library=True)
-    assert_same(result, eager(layer, hidden, lengths, limits))
-    assert len(triton_interpreter.launches) - before == 6 * 8 - 3 * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -65,15 +65,31 @@ def two_values_for_one_place(x, out, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def last_one_sums(x, out, count, BLOCK: tl.constexpr, ATOMIC: tl.constexpr):
+def last_one_sums(
+    x, out, count, BLOCK: tl.constexpr, ATOMIC: tl.constexpr,
+    SCOPE: tl.constexpr = "gpu", BEFORE: tl.constexpr = True, AFTER: tl.constexpr = True,
+):  # fmt: skip
     """Each program leaves a value; the last to finish adds them up."""
     program = tl.program_id(0)
     tl.store(x + 1 + program, program.to(tl.float32))
-    finished = tl.atomic_add(x, 1.0, sem="acq_rel") + 1.0 if ATOMIC else program + 1.0
+    if BEFORE:
+        tl.debug_barrier()
+    finished = tl.atomic_add(x, 1.0, sem="acq_rel", scope=SCOPE) + 1.0 if ATOMIC else program + 1.0
+    if AFTER:
+        tl.debug_barrier()
     if finished == tl.num_programs(0):
         i = tl.arange(0, BLOCK)
         mask = i < tl.num_programs(0)
         tl.store(out, tl.sum(tl.load(x + 1 + i, mask=mask, other=0.0), 0))
+
+
+@triton.jit
+def first_column(x, out, x_stride, weight_stride, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.arange(0, BLOCK)
+    if WIDE:
+        row = row.to(tl.int64)
+    column = tl.arange(0, BLOCK) * weight_stride  # of what is small
+    tl.store(out + row, tl.load(x + row * x_stride) + tl.load(x + column))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -139,10 +155,32 @@ def test_an_atomic_orders_what_a_plain_count_does_not():
         last_one_sums[(8,)](torch.zeros(9), out, 0, BLOCK=8, ATOMIC=False)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"SCOPE": "cta"}, 'scope "cta" orders nothing between programs'),
+        ({"BEFORE": False}, "no tl.debug_barrier between an access and this atomic operation"),
+        ({"AFTER": False}, "no tl.debug_barrier between an atomic operation and this access"),
+    ],
+)
+def test_an_atomic_that_orders_nothing_is_caught(wrong, message):
+    with pytest.raises(Exception, match=message):
+        last_one_sums[(8,)](torch.zeros(9), torch.zeros(1), 0, BLOCK=8, ATOMIC=True, **wrong)
+
+
+def test_offsets_of_rows_have_64_bits():
+    x, out = torch.arange(24.0).view(8, 3), torch.zeros(8)
+    first_column[(1,)](x, out, x_stride=3, weight_stride=1, WIDE=True, BLOCK=8)
+    assert torch.equal(out, x[:, 0] + x.flatten()[:8])
+    with pytest.raises(Exception, match="a row's offset of 32 bits"):
+        first_column[(1,)](x, out, 3, 1, WIDE=False, BLOCK=8)
+
+
 def test_the_order_of_programs_changes():
     @triton.jit
     def remember(x, out, count, BLOCK: tl.constexpr):
         turn = tl.atomic_add(x, 1.0)
+        tl.debug_barrier()
         tl.store(out + tl.program_id(0), turn)
 
     orders = set()

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from albert_act_fast import ops
 from albert_act_fast.kernels import halting_step, launch_tables
-from albert_act_fast.ops.contracts import implementation_of
+from albert_act_fast.ops import triton_ops
+from albert_act_fast.ops.contracts import ARGUMENTS, implementation_of
 from suite.operator_calls import MAKERS, Maker, poisoned
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -156,6 +157,12 @@ def test_bad_calls_are_named():
         linear(x.double(), weight.double(), bias.double(), None, None, "none", out.double())
     with pytest.raises(ValueError, match=r"linear: weight has column stride 4, expected 1"):
         linear(x, weight.t(), bias, None, None, "none", out)
+    # Not one that exists: on the meta device, by the launcher itself.
+    large = torch.empty(2**20, 2**11, device="meta")
+    rows, bias = torch.empty(1, 2**11, device="meta"), torch.empty(2**20, device="meta")
+    arguments = ARGUMENTS["linear"](rows, large, bias, None, None, "none", bias[None])
+    with pytest.raises(ValueError, match="weight spans 2147483648 elements, expected fewer than"):
+        triton_ops.linear(arguments)
     call = MAKERS["ragged_attention"](make, 257, [3])
     with pytest.raises(ValueError, match="a head has 257 columns, expected at most 256"):
         implementation_of("ragged_attention", "triton")(*call.arguments.values())

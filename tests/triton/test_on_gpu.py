@@ -168,6 +168,33 @@ def test_low_precision_is_no_worse_than_plain_pytorch(way, dtype):
         assert error(run(model, "triton", **inputs)) <= 2 * plain
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fifty_runs_of_one_input_agree_to_the_bit(monkeypatch, dtype):
+    """With graphs and without, the host ahead of the device, beside it and far ahead."""
+    model = random_model(9, "base", num_hidden_layers=24, max_position_embeddings=128)
+    model = model.to("cuda", dtype)
+    lengths = random_lengths(9, 12, 100)
+    offsets, positions = (x.cuda() for x in packed(lengths))
+    hidden = torch.randn(sum(lengths), 768, dtype=dtype, device="cuda")
+    call = call_of_layer(model.encoder.albert_layer, "triton")
+    tokens = PackedTokens(None, positions, offsets)
+    results = []
+    with torch.no_grad():
+        for turn in range(50):
+            monkeypatch.setenv(graphs.SWITCH, str(turn % 2))
+            if turn % 3 == 0:
+                torch.cuda.synchronize()
+            elif turn % 3 == 1:
+                torch.cuda._sleep(50_000_000)  # clock cycles
+            results.append(gpu.iterate(call, hidden, tokens, model.config.halting_limits))
+    first = results[0]
+    assert first.n_updates.unique().numel() > 2
+    for result in results[1:]:
+        assert torch.equal(result.hidden, first.hidden)
+        assert torch.equal(result.n_updates, first.n_updates)
+        assert torch.equal(result.remainders, first.remainders)
+
+
 def test_graphs_use_no_memory_but_their_buffers():
     model = random_model(7, num_hidden_layers=12).cuda()
     inputs = on("cuda", 7, model, [64] * 32)

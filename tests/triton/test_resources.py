@@ -1,4 +1,5 @@
-"""Every kernel compiles for every target, and takes no more of it than the committed table says."""
+"""Every kernel compiles for every target, takes no more of it than the committed table says, orders
+memory between programs, and multiplies float32 in float32."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.gpu_resources import read_table, worse
-from support.triton_resources import TABLE, TARGETS, launches, measure
+from support.gpu_resources import Resources, read_table, worse
+from support.memory_order import tokens, unordered
+from support.triton_resources import TABLE, TARGETS, compile_all, launches
 
 from albert_act_fast.ops import triton_ops
 
@@ -27,11 +29,28 @@ def pinned_triton() -> bool:
     return f"triton=={importlib.metadata.version('triton')}" in PINNED.split()
 
 
+def tensor_cores_in_float32(row: Resources) -> bool:
+    """NVIDIA's know float32 only cut to TF32; AMD's compute it whole."""
+    return row.matrix > 0 and ", float32" in row.case and row.target.startswith("sm_")
+
+
 @pytest.mark.parametrize("target", TARGETS)
-def test_resources(target):
+def test_machine_code(target):
     """Another Triton than the pinned one may allocate other registers, but must not spill."""
     table = [row for row in read_table(TABLE) if row.target == target]
-    measured = measure(target)
+    compiled = compile_all(target)
+    measured = [kernel.resources for kernel in compiled]
+    # The launches are as they are with PyTorch's float32 left at "ieee".
+    assert [row for row in measured if tensor_cores_in_float32(row)] == []
+    moves = 0
+    for kernel in compiled:
+        found = tokens(kernel.code, amd=target.startswith("gfx"))
+        assert unordered(found) == [], kernel.resources
+        if kernel.resources.kernel == "move":
+            moves += 1
+            assert found.count("atomic") == 1
+            assert {"release", "acquire", "barrier"} < set(found)
+    assert moves > 0
     assert worse(table, measured, exactly=pinned_triton()) == []
 
 
@@ -44,6 +63,9 @@ def test_the_check_finds_what_it_is_for():
     narrow = replace(row, wide=row.wide - 1, narrow=row.narrow + 4)
     assert worse(table, [narrow], exactly=True)
     assert worse(table, [replace(row, case="unheard of")], exactly=False)
+    assert not any(tensor_cores_in_float32(row) for row in table)
+    products = [row for row in table if row.kernel == "linear" and ", float32" in row.case]
+    assert tensor_cores_in_float32(replace(products[0], matrix=1))
 
 
 def test_every_kernel_and_both_kinds_of_access_are_in_the_table():

@@ -14,7 +14,7 @@ from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.engine.gpu.buffers import Buffers
-from albert_act_fast.engine.gpu.counts import Arriving, KnownAtFirst
+from albert_act_fast.engine.gpu.counts import Arriving, Unknown
 from albert_act_fast.engine.gpu.graphs import graphs_of, release
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
@@ -61,12 +61,11 @@ def iterate(
             captured = graphs_of(call.layer).find(weights, hidden, sequences, limits)
             if not isinstance(captured, str):
                 return captured.run(hidden, offsets, positions)
-        buffers = Buffers(weights, hidden.size(0), sequences, hidden.dtype, hidden.device)
+        rows, on_gpu = hidden.size(0), hidden.device.type == "cuda"
+        buffers = Buffers(weights, rows, sequences, hidden.dtype, hidden.device)
         buffers.load(hidden, offsets, positions)
-        on_gpu = hidden.device.type == "cuda"
-        rows = hidden.size(0)
-        counts = Arriving(rows, limits.max_iterations) if on_gpu else KnownAtFirst(rows)
-        launch_all(weights, buffers, limits, counts, library=on_gpu)
+        counts = Arriving(limits.max_iterations) if on_gpu else Unknown()
+        launch_all(weights, buffers, limits, counts)
     return buffers.result(rows)
 
 

@@ -86,12 +86,12 @@ class Buffers:
         self.accumulated_probability[0].zero_()
         torch.arange(self.rows, out=self.token_index[0])
 
-    def running(self, which: int, rows: int) -> RunningRows:
-        """The first `rows` rows that iterations of that parity read, the others write."""
+    def running(self, which: int) -> RunningRows:
+        """What iterations of that parity read, and the others write."""
         return RunningRows(
-            self.hidden[which][:rows],
-            self.accumulated_probability[which][:rows],
-            self.token_index[which][:rows],
+            self.hidden[which],
+            self.accumulated_probability[which],
+            self.token_index[which],
             self.query_offsets[which],
         )
 

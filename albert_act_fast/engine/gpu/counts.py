@@ -1,6 +1,7 @@
-"""What the host knows of the number of running rows without ever waiting for the device.
+"""Whether any row still runs, as far as the host knows without ever waiting for the device.
 
-The number only falls, so that any earlier one bounds the rows of a launch.
+When a count arrives depends on how far the device has come, so nothing that a result depends on may
+be chosen by one: all that is left out is launches that would find no row.
 """
 
 from __future__ import annotations
@@ -9,40 +10,27 @@ import torch
 from torch import Tensor
 
 
-class KnownAtFirst:
-    """Knows the number before the first iteration, and learns nothing more.
-
-    `known[i]`: rows running in iteration i + 1, for as many iterations as the host knows them.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.known = [rows]
-
-    def bound(self, iteration: int) -> int:
-        """At least as many rows as run in that iteration, which counts from 1."""
-        return self.known[min(iteration, len(self.known)) - 1]
-
-    def age(self, iteration: int) -> int:
-        """How many iterations old the bound is; 0: it is the number itself."""
-        return max(0, iteration - len(self.known))
+class Unknown:
+    """The host learns nothing, and launches all iterations."""
 
     def sent(self, count: Tensor) -> None:
-        """`count` int64 [1] will hold the number of the next iteration."""
+        """`count` int64 [1] will hold how many rows run in the next iteration."""
 
-    def poll(self) -> None:
-        """Takes in what has arrived."""
+    def no_row_runs(self) -> bool:
+        """True once a count of 0 has arrived."""
+        return False
 
 
-class Arriving(KnownAtFirst):
+class Arriving(Unknown):
     """Has every count copied to pinned memory, and looks which copies are done. The device is
-    never waited for: how much is known depends on how far it has come."""
+    never waited for."""
 
-    def __init__(self, rows: int, iterations: int) -> None:
-        super().__init__(rows)
+    def __init__(self, iterations: int) -> None:
         self._arrived = torch.empty(iterations, dtype=torch.int64, pin_memory=True)
         # Reading through numpy makes no call into PyTorch that could mean a copy.
         self._counts = self._arrived.numpy()
         self._events: list[torch.cuda.Event] = []
+        self._seen = 0
 
     def sent(self, count: Tensor) -> None:
         place = len(self._events)
@@ -51,6 +39,9 @@ class Arriving(KnownAtFirst):
         event.record()
         self._events.append(event)
 
-    def poll(self) -> None:
-        while len(self.known) <= len(self._events) and self._events[len(self.known) - 1].query():
-            self.known.append(int(self._counts[len(self.known) - 1]))
+    def no_row_runs(self) -> bool:
+        while self._seen < len(self._events) and self._events[self._seen].query():
+            if self._counts[self._seen] == 0:
+                return True
+            self._seen += 1
+        return False

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.gpu.buffers import Buffers
-from albert_act_fast.engine.gpu.counts import KnownAtFirst
+from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
@@ -123,8 +123,7 @@ class CapturedLoop:
         with torch.inference_mode(False), torch.no_grad():
             self.buffers = Buffers(layer, capacity.rows, capacity.sequences, dtype, device)
             self._replay = capture(
-                lambda: launch_all(layer, self.buffers, limits, KnownAtFirst(capacity.rows)),
-                device,
+                lambda: launch_all(layer, self.buffers, limits, Unknown()), device
             )
         # The weights' addresses are in the graph.
         self._layer = layer

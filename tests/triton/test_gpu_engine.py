@@ -1,0 +1,63 @@
+"""Which calls the GPU engine takes, and what it says of itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.models import random_model
+
+from albert_act_fast import engine
+from albert_act_fast.engine import gpu
+from albert_act_fast.engine.gpu import graphs
+
+
+def test_the_reasons(monkeypatch):
+    assert graphs.why_not(torch.device("cuda")) is None
+    assert graphs.why_not(torch.device("cpu")) == "there are no CUDA graphs on cpu"
+    monkeypatch.setenv(graphs.SWITCH, "0")
+    assert graphs.why_not(torch.device("cuda")) == "ALBERT_ACT_FAST_CUDA_GRAPHS=0"
+    call = engine.call_of(random_model(0), "triton")
+    assert gpu.why_not(call) is None
+    assert gpu.describe(call).startswith("all iterations without a host sync, kernel by kernel: ")
+
+
+def test_layers_the_kernels_cannot_take():
+    def reason(change, **overrides):
+        model = random_model(0, **overrides)
+        change(model.encoder.albert_layer)
+        return gpu.why_not(engine.call_of(model, "triton"))
+
+    def replace(layer):
+        layer.ffn = torch.nn.utils.parametrizations.weight_norm(layer.ffn)
+
+    def transpose(layer):
+        weight = layer.ffn.weight.data
+        layer.ffn.weight.data = weight.t().contiguous().t()
+
+    assert reason(replace).endswith("ffn is a ParametrizedLinear, which must be called")
+    assert reason(lambda layer: layer.double()) == "the weights are torch.float64"
+    mixed = reason(lambda layer: layer.full_layer_layer_norm.bfloat16())
+    assert mixed == "output_norm.weight is torch.bfloat16, not torch.float32 as query.weight"
+    assert reason(transpose) == "ffn.weight is not contiguous"
+    assert reason(lambda _: None, hidden_act="tanh").endswith(
+        "activation is a Tanh, which must be called"
+    )
+    wide = reason(lambda _: None, hidden_size=257, num_attention_heads=1)
+    assert wide == "a head has 257 columns, more than 256"
+
+
+def test_models_say_what_computes_them(monkeypatch):
+    model = random_model(0)
+    assert model.explain_implementation("reference").startswith("reference (asked for): ")
+    assert model.explain_implementation("torch").startswith("torch (asked for): ")
+    with pytest.raises(ValueError, match="expected one of auto"):
+        model.explain_implementation("fast")
+    monkeypatch.setattr("albert_act_fast.implementations.availability", lambda _: {"triton": None})
+    assert "without a host sync, kernel by kernel" in model.explain_implementation("triton")
+
+
+def test_warming_up_runs_every_batch_twice():
+    model, shapes = random_model(0), []
+    model.register_forward_pre_hook(lambda _, arguments: shapes.append(arguments[0].shape))
+    gpu.warm_up(model, [(2, 5), (1, 9)])
+    assert shapes == [(2, 5), (2, 5), (1, 9), (1, 9)]
