@@ -38,9 +38,9 @@ def candidate_rows(
 
 @triton.jit
 def halting_rule(accumulated, p, threshold):
-    """For running rows: the accumulated probability reached; which rows go on, if there is another
-    iteration; which of them ask for one; the weight of the candidate in the mix; and the remainder,
-    0 where a row does not halt now.
+    """For running rows: the accumulated probability reached; which rows halt now, and their
+    remainder, which is the candidate's weight in the mix (0 and p elsewhere); which go on, if there
+    is another iteration; and which of those ask for one.
 
     Only a threshold of 1 lets a row reach exactly 1 without passing it: it never runs again. Where
     p is NaN a row does none of these.
@@ -49,8 +49,7 @@ def halting_rule(accumulated, p, threshold):
     halts = reached > threshold
     remainder = tl.where(halts, 1.0 - accumulated, 0.0)
     goes_on = (reached <= threshold) & (reached < 1.0)
-    asks = goes_on & (reached < threshold)
-    return reached, goes_on, asks, tl.where(halts, remainder, p), remainder
+    return reached, halts, remainder, goes_on, reached < threshold
 
 
 @triton.jit(do_not_specialize=["rows", "sequences"])
@@ -77,11 +76,13 @@ def decide(
     # Lanes past the width hold 0 * 0 + 0 from LayerNorm, and a weight of 0.
     logit = tl.sum(candidate * weight[None, :], 1) + tl.load(halting_bias).to(tl.float32)
     p = 1.0 / (1.0 + tl.exp(-logit))
-    hp = tl.load(accumulated_probability + row, mask=is_row, other=0.0)
-    _reached, goes_on, asks, _weight, _remainder = halting_rule(hp, p, threshold)
+    hp = tl.load(accumulated_probability + row, mask=is_row, other=2.0)
+    _reached, _halts, _remainder, goes_on, asks = halting_rule(hp, p, threshold)
+    runs_on = is_row & goes_on
+    asks = runs_on & asks
     tl.store(workspace + HEADER + row, p.to(tl.int32, bitcast=True), mask=is_row)
-    any_asks = tl.max((is_row & asks).to(tl.int32), 0)
-    count = tl.sum((is_row & goes_on).to(tl.int32), 0)
+    any_asks = tl.max(asks.to(tl.int32), 0)
+    count = tl.sum(runs_on.to(tl.int32), 0)
     tl.store(workspace + HEADER + rows + block, count + any_asks * ASKS)
 
 
@@ -123,7 +124,7 @@ def move(
     p = tl.load(probabilities + row, mask=is_row, other=0).to(tl.float32, bitcast=True)
     hp = tl.load(accumulated_probability + row, mask=is_row, other=0.0)
     token = tl.load(token_index + row, mask=is_row, other=0)
-    reached, goes_on, _asks, weight, remainder = halting_rule(hp, p, threshold)
+    reached, halts, remainder, goes_on, _asks = halting_rule(hp, p, threshold)
     stays = is_row & goes_on
     if LAST:
         asking = asking * 0
@@ -136,7 +137,7 @@ def move(
         ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, ln_weight, ln_bias, eps,
         row, column, width, mask,
     )  # fmt: skip
-    weight = weight[:, None]
+    weight = tl.where(halts, remainder, p)[:, None]
     state = load_rows(hidden, row, hidden_stride, column, mask)
     mixed = (weight * candidate + (1.0 - weight) * state).to(next_hidden.dtype.element_ty)
 
