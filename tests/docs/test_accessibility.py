@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.browser import chromium, violations
+from support.browser import chromium, new_context, violations
 
 from albert_act_fast import TextEncoder, depth
 from albert_act_fast.depth.report import depth_report
@@ -44,7 +44,8 @@ def check(browser, url: str, prepare=lambda page: None) -> None:
     """All rules in the light, contrast in the dark, narrow too; complaints together."""
     found = []
     for scheme in ("light", "dark"):
-        page = browser.new_page(viewport=WIDE, color_scheme=scheme)
+        context = new_context(browser, viewport=WIDE, color_scheme=scheme)
+        page = context.new_page()
         page.goto(url)
         prepare(page)
         rules = None if scheme == "light" else ["color-contrast"]
@@ -54,7 +55,7 @@ def check(browser, url: str, prepare=lambda page: None) -> None:
             page.set_viewport_size(NARROW)
             found += sideways(page)
             found += [f"narrow: {one}" for one in violations(page, ["scrollable-region-focusable"])]
-        page.close()
+        context.close()
     assert not found, "\n".join(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.browser import chromium
+from support.browser import chromium, new_context
 from support.serving import listening
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ def open_page(browser):
     contexts, complaints = [], []
 
     def open_(url: str, **settings):
-        context = browser.new_context(**settings)
+        context = new_context(browser, **settings)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)

@@ -21,11 +21,19 @@ def chromium() -> Iterator:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     with api.sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+            browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS, timeout=0)
         except api.Error as error:
             pytest.skip(f"no Chromium: {error.message.splitlines()[0]}")
         yield browser
         browser.close()
+
+
+def new_context(browser, **settings):
+    """A context of its own whose pages wait as long as it takes, not Playwright's 30 seconds."""
+    context = browser.new_context(**settings)
+    context.set_default_timeout(0)
+    context.set_default_navigation_timeout(0)
+    return context
 
 
 @functools.cache
