@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from albert_act_fast.text.fork import one_thread_after_fork
+from albert_act_fast.text.native import make_native, why_not_now
 from albert_act_fast.text.results import HaltingRule
 
 if TYPE_CHECKING:
+    from albert_act_fast.engine.native_encoder import EncodedRows, NativeEncoder
     from albert_act_fast.implementations import Choice
     from albert_act_fast.text.tokenize import TokenizedText
 
@@ -45,7 +48,7 @@ class PackedBatch:
             torch.tensor(lengths).cumsum(0),
         )
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         return self.offsets.diff().tolist()
 
@@ -60,15 +63,20 @@ class PooledBatch:
 
 
 def encode_packed(
-    model: nn.Module, batch: PackedBatch, *, pooling: str, implementation: str
+    frozen: FrozenModel, batch: PackedBatch, *, rule: HaltingRule, pooling: str
 ) -> PooledBatch:
     """One embedding for each sequence.
 
     Args:
-        model: the bare model, in eval mode.
         pooling: "mean" over a sequence's tokens, "cls", its first token, or "pooler".
     """
-    out = run_padded(model, batch, implementation=implementation)
+    with frozen.lock:
+        native = frozen.native(pooling)
+        if native is not None:
+            found = run_native(native, batch, rule, pooling)
+            return PooledBatch(found.rows.numpy(), _histograms(found.n_updates, batch))
+        with frozen.under(rule) as model:
+            out = run_padded(bare(model), batch, implementation=frozen.choice.name)
     if pooling == "pooler":
         pooled = out.pooler_output
     elif pooling == "cls":
@@ -77,17 +85,48 @@ def encode_packed(
         # At padding states are 0.
         lengths = batch.offsets.diff().to(out.last_hidden_state.device)
         pooled = out.last_hidden_state.float().sum(dim=1) / lengths.unsqueeze(1)
-    return PooledBatch(pooled.float().cpu().numpy(), _histograms(out.n_updates, batch))
+    n_updates = torch.cat(_own(out.n_updates.cpu(), batch))
+    return PooledBatch(pooled.float().cpu().numpy(), _histograms(n_updates, batch))
+
+
+def states_packed(
+    frozen: FrozenModel, batch: PackedBatch, *, rule: HaltingRule
+) -> dict[str, Sequence[Tensor]]:
+    """Of each sequence its own last_hidden_state [S, H], n_updates and remainders [S]."""
+    fields = ("last_hidden_state", "n_updates", "remainders")
+    with frozen.lock:
+        native = frozen.native()
+        if native is not None:
+            found = run_native(native, batch, rule)
+            return {f: x.split(batch.lengths) for f, x in zip(fields, found, strict=False)}
+        with frozen.under(rule) as model:
+            out = run_padded(bare(model), batch, implementation=frozen.choice.name)
+    return {field: _own(out[field].cpu(), batch) for field in fields}
+
+
+def run_native(
+    native: NativeEncoder, batch: PackedBatch, rule: HaltingRule, pooling: str = "none"
+) -> EncodedRows:
+    one_thread_after_fork()
+    return native.run(
+        batch.input_ids,
+        batch.offsets,
+        threshold=rule.threshold,
+        max_iterations=rule.max_iterations,
+        pooling=pooling,
+    )
+
+
+def _own(values: Tensor, batch: PackedBatch) -> list[Tensor]:
+    return [row[:length] for row, length in zip(values, batch.lengths, strict=True)]
 
 
 def _histograms(n_updates: Tensor, batch: PackedBatch) -> np.ndarray:
-    n_updates = n_updates.round().long().cpu()
-    sequences, columns = len(n_updates), int(n_updates.max()) + 1
-    places = n_updates + columns * torch.arange(sequences).unsqueeze(1)
-    counts = places.flatten().bincount(minlength=sequences * columns).view(sequences, columns)
-    # At padding n_updates is 0.
-    counts[:, 0] -= n_updates.size(1) - batch.offsets.diff()
-    return counts.numpy()
+    iterations = n_updates.numpy().astype(np.int64)
+    sequences, columns = len(batch.lengths), int(iterations.max()) + 1
+    if sequences > 1:
+        iterations += columns * np.repeat(np.arange(sequences), batch.lengths)
+    return np.bincount(iterations, minlength=sequences * columns).reshape(sequences, columns)
 
 
 def run_padded(model: nn.Module, batch: PackedBatch, *, implementation: str):
@@ -130,10 +169,13 @@ class FrozenModel:
         model: any of this package's models; it is put into eval mode, and its settings that
             change what a call returns are set back.
         choice: the implementation, and why that one.
+        batch_invariant: all products are to be the native engine's own, even where others are
+            faster.
     """
 
-    def __init__(self, model: nn.Module, choice: Choice):
+    def __init__(self, model: nn.Module, choice: Choice, *, batch_invariant: bool = False):
         self.choice = choice
+        self._batch_invariant = batch_invariant
         self.model = model.eval().requires_grad_(False)
         config = model.config
         config.return_dict = True
@@ -141,11 +183,16 @@ class FrozenModel:
         self._restart()
 
     def _restart(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._others: OrderedDict[HaltingRule, nn.Module] = OrderedDict()
+        self._made = False
 
     def __getstate__(self):
-        return {"choice": self.choice, "model": self.model}
+        return {
+            "choice": self.choice,
+            "model": self.model,
+            "_batch_invariant": self._batch_invariant,
+        }
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -183,10 +230,34 @@ class FrozenModel:
             )
         return HaltingRule(max_iterations, act_epsilon)
 
+    def native(self, pooling: str = "none") -> NativeEncoder | None:
+        """What computes a batch of ids in one native call, under any rule; None where the model's
+        own forward pass has to. Packed once: nothing looks after the weights."""
+        if self.why_not_native(pooling) is not None:
+            return None
+        return self._native.encoder
+
+    def why_not_native(self, pooling: str = "none") -> str | None:
+        """None where `native` can compute such a batch now, else the reason."""
+        with self.lock:
+            if not self._made:
+                self._native = make_native(bare(self.model), self.choice, self._batch_invariant)
+                self._made = True
+        if pooling == "pooler" and self._native.why_no_pooler is not None:
+            return self._native.why_no_pooler
+        return self._native.why_not or why_not_now()
+
+    def why_not_batch_invariant(self) -> str | None:
+        """None where a text's embedding has the same bits in every batch, else the reason."""
+        reason = self.why_not_native()
+        if reason is None and not self._native.encoder.engine.is_batch_invariant:
+            reason = "products of many rows are oneDNN's (see batch_invariant of TextEncoder)"
+        return reason
+
     @contextmanager
     def under(self, rule: HaltingRule):
         """The model under that rule, for one batch."""
-        with self._lock:
+        with self.lock:
             if rule == self.rule:
                 yield self.model
                 return
@@ -196,6 +267,11 @@ class FrozenModel:
                     self._others.popitem(last=False)
             self._others.move_to_end(rule)
             yield self._others[rule]
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Without its head."""
+    return getattr(model, model.base_model_prefix, model)
 
 
 def _with_rule(model: nn.Module, rule: HaltingRule) -> nn.Module:

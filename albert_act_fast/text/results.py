@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from albert_act_fast.text.errors import TextError
@@ -19,6 +20,11 @@ class HaltingRule:
 
     max_iterations: int
     act_epsilon: float
+
+    @property
+    def threshold(self) -> float:
+        """`1 - act_epsilon` rounded to float32, as it is compared."""
+        return float(np.float32(1.0 - self.act_epsilon))
 
 
 @dataclass(frozen=True)
