@@ -106,8 +106,7 @@ class NativeEncoder:
             out = torch.empty(tokens, self.width, dtype=self.dtype)
         else:
             out = torch.empty(offsets.numel() - 1, self.width)
-        state = torch.empty(2, tokens)
-        n_updates, remainders = state[0], state[1]
+        n_updates, remainders = torch.empty(tokens), torch.empty(tokens)
         rows = _ops.encoder_run.default(
             self._handle, ids, offsets, threshold, max_iterations, pooling, interruptible,
             out, n_updates, remainders,

@@ -165,7 +165,7 @@ class FrozenEncoder:
 
     @property
     def device(self) -> torch.device:
-        return self._frozen.model.device
+        return self._frozen.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from albert_act_fast.text.fork import one_thread_after_fork
-from albert_act_fast.text.native import make_native, why_not_now
+from albert_act_fast.text.native import head_pooling, make_native, why_not_now
 from albert_act_fast.text.results import HaltingRule
 
 if TYPE_CHECKING:
@@ -41,11 +42,16 @@ class PackedBatch:
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> PackedBatch:
-        lengths = [0, *(len(t.input_ids) for t in texts)]
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(t.input_ids) for t in texts], out=offsets[1:])
+
+        def concatenated(lists: Iterable[list[int]]) -> Tensor:
+            return torch.from_numpy(np.fromiter(chain.from_iterable(lists), np.int64, offsets[-1]))
+
         return cls(
-            torch.tensor(list(chain.from_iterable(t.input_ids for t in texts))),
-            torch.tensor(list(chain.from_iterable(t.token_type_ids for t in texts))),
-            torch.tensor(lengths).cumsum(0),
+            concatenated(t.input_ids for t in texts),
+            concatenated(t.token_type_ids for t in texts),
+            torch.from_numpy(offsets),
         )
 
     @cached_property
@@ -102,6 +108,30 @@ def states_packed(
         with frozen.under(rule) as model:
             out = run_padded(bare(model), batch, implementation=frozen.choice.name)
     return {field: _own(out[field].cpu(), batch) for field in fields}
+
+
+def head_packed(
+    frozen: FrozenModel, batch: PackedBatch, *, rule: HaltingRule
+) -> dict[str, Sequence[Tensor]] | None:
+    """Of each sequence the fields of the model's head and its own n_updates [S]; None where the
+    model's own forward pass has to compute them.
+
+    The head is called with one sequence at a time, so that its products too are those of a text
+    alone: the heads that this is done for (`native.HEADS`) are small.
+    """
+    pooling = frozen.head_pooling
+    with frozen.lock:
+        native = None if pooling is None else frozen.native(pooling)
+        if native is None:
+            return None
+        found = run_native(native, batch, rule, pooling)
+        rows = found.rows.to(native.dtype)
+        parts = rows.split(1) if pooling == "pooler" else rows.split(batch.lengths)
+        with torch.inference_mode():
+            # Copies, which all begin alike in memory: libraries' sums may depend on that.
+            fields = [frozen.head(part.clone()) for part in parts]
+    named = {name: [field[name][0] for field in fields] for name in fields[0]}
+    return named | {"n_updates": found.n_updates.split(batch.lengths)}
 
 
 def run_native(
@@ -163,7 +193,7 @@ def run_recorded(model: nn.Module, batch: PackedBatch) -> dict[str, Tensor]:
 class FrozenModel:
     """A model of the encoder's own, its weights never to change, under the rules asked for.
 
-    Calls from several threads are computed one after the other.
+    Calls from several threads are computed one after the other. device: the model's; rule: its own.
 
     Args:
         model: any of this package's models; it is put into eval mode, and its settings that
@@ -184,6 +214,9 @@ class FrozenModel:
 
     def _restart(self) -> None:
         self.lock = threading.RLock()
+        self.device = self.model.device
+        config = self.model.config
+        self.rule = HaltingRule(config.num_hidden_layers, config.act_epsilon)
         self._others: OrderedDict[HaltingRule, nn.Module] = OrderedDict()
         self._made = False
 
@@ -197,12 +230,6 @@ class FrozenModel:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._restart()
-
-    @property
-    def rule(self) -> HaltingRule:
-        """The model's own."""
-        config = self.model.config
-        return HaltingRule(config.num_hidden_layers, config.act_epsilon)
 
     def rule_of(self, max_iterations: int | None, act_epsilon: float | None) -> HaltingRule:
         """The rule that a call names, the model's own where it names none.
@@ -230,6 +257,26 @@ class FrozenModel:
             )
         return HaltingRule(max_iterations, act_epsilon)
 
+    @property
+    def head_pooling(self) -> str | None:
+        """How states come to the model's head, where that may be called by itself; else None."""
+        if not self._made:
+            self.why_not_native()
+        return self._native_head
+
+    def head(self, rows: Tensor) -> dict[str, Tensor]:
+        """The fields of the model's head, of one sequence.
+
+        Args:
+            rows: its states [S, H], or [1, H], what the pooler made of them.
+        """
+        pooled = self.head_pooling == "pooler"
+        encoded = SimpleNamespace(
+            pooler_output=rows if pooled else None,
+            last_hidden_state=None if pooled else rows.unsqueeze(0),
+        )
+        return self.model._apply_head(encoded)
+
     def native(self, pooling: str = "none") -> NativeEncoder | None:
         """What computes a batch of ids in one native call, under any rule; None where the model's
         own forward pass has to. Packed once: nothing looks after the weights."""
@@ -242,6 +289,7 @@ class FrozenModel:
         with self.lock:
             if not self._made:
                 self._native = make_native(bare(self.model), self.choice, self._batch_invariant)
+                self._native_head = head_pooling(self.model)
                 self._made = True
         if pooling == "pooler" and self._native.why_no_pooler is not None:
             return self._native.why_no_pooler

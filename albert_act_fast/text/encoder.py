@@ -257,8 +257,11 @@ class TextEncoder(FrozenEncoder, TextTasks):
 
 
 def _cost(windows: list[TokenizedText], histograms: list[np.ndarray]) -> TextCost:
-    columns = zip_longest(*(histogram.tolist() for histogram in histograms), fillvalue=0)
-    histogram = [sum(column) for column in columns]
+    if len(histograms) == 1:
+        histogram = histograms[0].tolist()
+    else:
+        columns = zip_longest(*(histogram.tolist() for histogram in histograms), fillvalue=0)
+        histogram = [sum(column) for column in columns]
     while histogram[-1] == 0:
         histogram.pop()
     rows = sum(iterations * tokens for iterations, tokens in enumerate(histogram))

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from albert_act_fast.implementations import Choice
 
 
+# Task models whose head, called with packed rows of one sequence, costs next to nothing; and how
+# states come to it.
+HEADS = {
+    "AlbertActForSequenceClassification": "pooler",
+    "AlbertActForTokenClassification": "none",
+}
+
+
 @dataclass(frozen=True)
 class Native:
     """encoder: None where there is none, and the reason is in why_not; why_no_pooler: None where
@@ -46,6 +54,16 @@ def make_native(model: nn.Module, choice: Choice, batch_invariant: bool = False)
         call, pooler, model.config.max_position_embeddings, batch_invariant=batch_invariant
     )
     return Native(encoder, None, why_no_pooler)
+
+
+def head_pooling(model: nn.Module) -> str | None:
+    """How states come to the model's head (`HEADS`); None where it has none that may be called by
+    itself."""
+    from albert_act_fast import modeling
+
+    name = type(model).__name__
+    known = name in HEADS and type(model) is getattr(modeling, name)
+    return HEADS[name] if known and row_wise.changed(model) is None else None
 
 
 def why_not_now() -> str | None:

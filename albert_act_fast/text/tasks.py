@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from albert_act_fast.depth.data import TokenDepths
 from albert_act_fast.text import pipeline
-from albert_act_fast.text.compute import PackedBatch, run_padded, run_recorded, states_packed
+from albert_act_fast.text.compute import (
+    PackedBatch,
+    head_packed,
+    run_padded,
+    run_recorded,
+    states_packed,
+)
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.loading import untrained_head
 from albert_act_fast.text.results import (
@@ -250,6 +256,10 @@ class TextTasks:
         def outputs(batch: PackedBatch) -> dict[str, Sequence]:
             if headless and not recorded:
                 return states_packed(self._frozen, batch, rule=rule)
+            if not (headless or recorded):
+                found = head_packed(self._frozen, batch, rule=rule)
+                if found is not None:
+                    return found
             with self._frozen.under(rule) as model:
                 model = self._bare(model) if headless else model
                 if recorded:
