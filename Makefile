@@ -16,7 +16,7 @@ CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test transformers-tests fetch-transformers-tests wheel test-wheel sdist manylinux interpret simulate
-.PHONY: docs test-tensorflow sanitize lint format gpu resources predictions bench venv clean distclean
+.PHONY: docs accessibility test-tensorflow sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -169,6 +169,11 @@ docs: ## build the site of docs/ into build/site; a broken link fails
 	@build/docs/bin/pip install -q --no-compile -r requirements/docs.txt
 	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
+
+# Without a Chromium on the path these tests are skipped, and say so.
+accessibility: $(STAMP) docs ## axe-core on the site's, the service's and the reports' pages, in a Chromium
+	@$(PIP_INSTALL) -q -r requirements/browser.txt
+	@$(BIN)/pytest -m "" -rs tests/docs/test_accessibility.py $(ARGS)
 
 # An environment of its own beside .venv, whose packages it sees: TensorFlow brings some hundred MB.
 TENSORFLOW := build/tensorflow

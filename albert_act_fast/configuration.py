@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from transformers import AlbertConfig
 from transformers.activations import ACT2FN
@@ -30,6 +31,21 @@ POSITION_TYPES = {
     "relative_key": PositionType(relative=True),
     "relative_key_query": PositionType(relative=True, key_distances=True),
 }
+
+
+class HaltingLimits(NamedTuple):
+    """When the iterations end: what the halting rule is told beside a token's own state, and the
+    limit.
+
+    Attributes:
+        threshold: `1 - act_epsilon`, rounded to float32.
+        max_iterations: the most iterations a token may take.
+    """
+
+    threshold: float
+    max_iterations: int
+
+
 # "albert" because some published checkpoints were saved under ALBERT's own model type.
 ACCEPTED_MODEL_TYPES = ("albert_act", "albert")
 
@@ -99,6 +115,11 @@ class AlbertActConfig(AlbertConfig):
         # Not with struct: torch.compile cannot follow it.
         mantissa, exponent = math.frexp(1.0 - self.act_epsilon)
         return math.ldexp(round(math.ldexp(mantissa, 24)), exponent - 24)
+
+    @property
+    def halting_limits(self) -> HaltingLimits:
+        """All that the iterations have to be told."""
+        return HaltingLimits(self.halting_threshold, self.num_hidden_layers)
 
     def validate_limits(self):
         """Raises ValueError unless the fields that every call reads are in their range: they may

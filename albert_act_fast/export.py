@@ -46,8 +46,7 @@ class ExportableModel(nn.Module):
         bare = getattr(model, "albert", model)
         self.model = model
         self.config = model.config
-        self._threshold = model.config.halting_threshold
-        self._limit = model.config.num_hidden_layers
+        self._limits = model.config.halting_limits
         if bare is model:
             self.output_names = ("last_hidden_state", "pooler_output", *_DEPTH)
             if bare.pooler is None:
@@ -74,11 +73,11 @@ class ExportableModel(nn.Module):
         hidden = encoder.embedding_hidden_mapping_in(embedded).masked_fill(~token, 0)
         state = HaltingState.start(hidden)
         layer = encoder.albert_layer
-        for _ in range(self._limit):
+        for _ in range(self._limits.max_iterations):
             # As the reference loop: it ends for all when no token asks for another iteration.
-            goes_on = (asking(state, self._threshold) & mask).any()
+            goes_on = (asking(state, self._limits) & mask).any()
             candidate, _ = layer.block(hidden, mask)
-            running, weight, after = halting_rule(layer.act(candidate), state, self._threshold)
+            running, weight, after = halting_rule(layer.act(candidate), state, self._limits)
             w = weight.unsqueeze(-1)
             mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
             hidden = torch.where((running & goes_on).unsqueeze(-1), mixed, hidden)

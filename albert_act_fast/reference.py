@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from albert_act_fast.configuration import POSITION_TYPES, AlbertActConfig
+from albert_act_fast.configuration import POSITION_TYPES, AlbertActConfig, HaltingLimits
 from albert_act_fast.modules import HaltingLinear, halting_logit
 from albert_act_fast.outputs import EncoderResult
 
@@ -40,21 +40,21 @@ class HaltingState(NamedTuple):
         return HaltingState(zeros, zeros, zeros)
 
 
-def asking(state: HaltingState, threshold: float) -> Tensor:
+def asking(state: HaltingState, limits: HaltingLimits) -> Tensor:
     """bool, the state's shape: tokens that ask for another iteration. One whose accumulated
     probability equals the threshold does not, yet takes part in it when another token asks."""
-    return state.accumulated_probability < threshold
+    return state.accumulated_probability < limits.threshold
 
 
 def halting_rule(
-    p: Tensor, state: HaltingState, threshold: float
+    p: Tensor, state: HaltingState, limits: HaltingLimits
 ) -> tuple[Tensor, Tensor, HaltingState]:
     """One application of Graves' halting rule (eq. 5 to 8 there).
 
     Args:
         p: halting probability of this iteration, the state's shape and dtype.
         state: the halting state before this iteration.
-        threshold: `1 - act_epsilon`, rounded to float32.
+        limits: `HaltingLimits`, or whatever has those of its fields that the rule is told.
 
     Returns:
         running (bool): tokens that this iteration updates;
@@ -65,7 +65,7 @@ def halting_rule(
     accumulated probability NaN, which is never below 1 again: the token freezes (as NaN) and
     cannot keep the loop going.
     """
-    hp = state.accumulated_probability
+    hp, threshold = state.accumulated_probability, limits.threshold
     running = hp < 1
     reached = hp + p
     halts_now = running & (reached > threshold)
@@ -192,7 +192,7 @@ class AlbertActLayer(GradientCheckpointingLayer):
         state = HaltingState(accumulated_probability, remainder, n_updates)
         candidate, attention_weights = self.block(hidden, attention_mask, head_mask)
         running, weight, state = halting_rule(
-            self.act(candidate), state, self.config.halting_threshold
+            self.act(candidate), state, self.config.halting_limits
         )
         w = weight.unsqueeze(-1)
         mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
@@ -237,12 +237,12 @@ class AlbertActTransformer(nn.Module):
         # Whatever stands at padding (NaN included) must not reach a token through 0 * value.
         hidden = self.embedding_hidden_mapping_in(embedding_output).masked_fill(~token, 0)
         state = HaltingState.start(hidden)
-        threshold = self.config.halting_threshold
+        limits = self.config.halting_limits
         all_hidden = [hidden]
         all_attentions = []
-        for iteration in range(self.config.num_hidden_layers):
+        for iteration in range(limits.max_iterations):
             # Padding never asks.
-            if not (asking(state, threshold) & attention_mask).any():
+            if not (asking(state, limits) & attention_mask).any():
                 break
             hidden, *state, attention_weights = self.albert_layer(
                 hidden, *state, attention_mask, None if head_mask is None else head_mask[iteration]

@@ -165,4 +165,6 @@ def _of_pretraining(name: str) -> str:
     """One spelling of what ALBERT's, the TensorFlow 1 and the TensorFlow 2 code spell variously."""
     name = re.sub(r"/group_0/inner_group_0/", "/", name)
     name = name.replace("/layer_normalization", "/LayerNorm")
+    # As its first versions called the halting unit.
+    name = name.replace("/sigmoid_activation_for_pondering/", "/halting/")
     return f"bert/encoder/{name}" if name.startswith("transformer/") else name

@@ -92,6 +92,11 @@ def load_tokenizer(
     return tokenizer
 
 
+def tokenization_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """ "published" or "transformers"; None if it is of another class, with a rule of its own."""
+    return next((name for name, kind in RULES.items() if isinstance(tokenizer, kind)), None)
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, entries: int) -> None:
     """
     Args:

@@ -19,7 +19,7 @@ from suite.compare import compare_rows
 from suite.inputs import ROOT
 from suite.machine import facts
 from suite.measured_rows import append_row, read_rows
-from suite.memory import measure_here
+from suite.memory import measure_here, measure_stream_here
 from suite.runner import Runner
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,7 +43,8 @@ def list_selections() -> None:
     typer.echo("parts: where a call of the engine in C++ spends its time")
     typer.echo("training: a training step")
     typer.echo("serve: the service under load, beside other servers")
-    typer.echo("cpu: all of these but quick, gpu and serve")
+    typer.echo("corpus: from texts to embeddings, any amount of them, beside others")
+    typer.echo("cpu: all of these but quick, gpu, serve and corpus")
 
 
 @app.command()
@@ -102,7 +103,9 @@ def run(
         if selection in ("training", "cpu") and case is None:
             console.print(case_table(runner.run_training()))
         if selection == "serve" and case is None:
-            console.print(serve_table(runner.run_serve()))
+            console.print(apart_table("serve", runner.run_serve()))
+        if selection == "corpus" and case is None:
+            console.print(apart_table("corpus", runner.run_corpus()))
     console.print(f"rows in {output}")
     if runner.wrong:
         raise typer.Exit(1)
@@ -129,12 +132,12 @@ def case_table(rows: list[dict]) -> Table:
     return table
 
 
-def serve_table(rows: list[dict]) -> Table:
-    """Rows of the service for reading."""
-    from suite.tables import serving_lines  # with Matplotlib behind it
+def apart_table(kind: str, rows: list[dict]) -> Table:
+    """Rows that are measured apart, for reading."""
+    from suite.tables import LINES  # with Matplotlib behind it
 
-    header, lines = serving_lines(rows)
-    table = Table(*header, caption="\n".join(f"{v}: {why}" for v, why in _left_out_servers(rows)))
+    header, lines = LINES[kind](rows)
+    table = Table(*header, caption="\n".join(f"{v}: {why}" for v, why in _without_figures(rows)))
     for line in lines:
         table.add_row(*line)
     return table
@@ -238,13 +241,19 @@ def _read(path: Path) -> list[dict]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _left_out_servers(rows: list[dict]) -> list[tuple[str, str]]:
+def _without_figures(rows: list[dict]) -> list[tuple[str, str]]:
     reasons = [(row["variant"], row.get("skipped") or row.get("wrong")) for row in rows]
     return [(variant, why) for variant, why in reasons if why]
 
 
 def _left_out(rows: list[dict]) -> list[tuple[str, str]]:
     return [(r["variant"], r.get("skipped") or r["wrong"]) for r in rows if "seconds" not in r]
+
+
+@app.command(hidden=True)
+def stream_memory(counts: list[int]) -> None:
+    """Peak memory of a stream in this process."""
+    typer.echo(json.dumps(measure_stream_here(counts)))
 
 
 @app.command(hidden=True)

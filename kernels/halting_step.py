@@ -8,7 +8,7 @@ reads, at the price of programs that wait for each other.
 
 The workspace, as int32: `HEADER` entries, the first of which counts finished blocks; a probability
 per row (float32 bits); then one entry per block: how many of its rows run on, and in bit 16
-whether any of them is below the threshold. The last block to finish makes it zeros again.
+whether any of them asks for another iteration. The last block to finish makes it zeros again.
 """
 
 import triton
@@ -19,7 +19,7 @@ from albert_act_fast.ops.contracts import HALTING_WORKSPACE_HEADER
 
 # As int32.
 HEADER = tl.constexpr(2 * HALTING_WORKSPACE_HEADER)
-BELOW_THRESHOLD = tl.constexpr(1 << 16)
+ASKS = tl.constexpr(1 << 16)
 # How many entries of the workspace, and how many sequence offsets, a program looks at at a time.
 CHUNK = tl.constexpr(1024)
 OFFSETS = tl.constexpr(64)
@@ -37,10 +37,20 @@ def candidate_rows(
 
 
 @triton.jit
-def goes_on(reached, threshold):
-    """Only a threshold of 1 lets a row reach exactly 1 without passing it: it never runs again.
-    False where the probability is NaN."""
-    return (reached <= threshold) & (reached < 1.0)
+def halting_rule(accumulated, p, threshold):
+    """For running rows: the accumulated probability reached; which rows go on, if there is another
+    iteration; which of them ask for one; the weight of the candidate in the mix; and the remainder,
+    0 where a row does not halt now.
+
+    Only a threshold of 1 lets a row reach exactly 1 without passing it: it never runs again. Where
+    p is NaN a row does none of these.
+    """
+    reached = accumulated + p
+    halts = reached > threshold
+    remainder = tl.where(halts, 1.0 - accumulated, 0.0)
+    goes_on = (reached <= threshold) & (reached < 1.0)
+    asks = goes_on & (reached < threshold)
+    return reached, goes_on, asks, tl.where(halts, remainder, p), remainder
 
 
 @triton.jit(do_not_specialize=["rows", "sequences"])
@@ -67,13 +77,12 @@ def decide(
     # Lanes past the width hold 0 * 0 + 0 from LayerNorm, and a weight of 0.
     logit = tl.sum(candidate * weight[None, :], 1) + tl.load(halting_bias).to(tl.float32)
     p = 1.0 / (1.0 + tl.exp(-logit))
-    reached = tl.load(accumulated_probability + row, mask=is_row, other=2.0) + p
-    runs_on = is_row & goes_on(reached, threshold)
-    below = runs_on & (reached < threshold)
+    hp = tl.load(accumulated_probability + row, mask=is_row, other=0.0)
+    _reached, goes_on, asks, _weight, _remainder = halting_rule(hp, p, threshold)
     tl.store(workspace + HEADER + row, p.to(tl.int32, bitcast=True), mask=is_row)
-    any_below = tl.max(below.to(tl.int32), 0)
-    count = tl.sum(runs_on.to(tl.int32), 0)
-    tl.store(workspace + HEADER + rows + block, count + any_below * BELOW_THRESHOLD)
+    any_asks = tl.max((is_row & asks).to(tl.int32), 0)
+    count = tl.sum((is_row & goes_on).to(tl.int32), 0)
+    tl.store(workspace + HEADER + rows + block, count + any_asks * ASKS)
 
 
 @triton.jit(do_not_specialize=["iteration", "rows", "sequences"])
@@ -106,18 +115,16 @@ def move(
     for start in range(0, blocks, CHUNK):
         other = start + chunk
         entry = tl.load(counts + other, mask=other < blocks, other=0)
-        before += tl.sum(tl.where(other < block, entry % BELOW_THRESHOLD, 0), 0)
-        asking += tl.sum(entry // BELOW_THRESHOLD, 0)
+        before += tl.sum(tl.where(other < block, entry % ASKS, 0), 0)
+        asking += tl.sum(entry // ASKS, 0)
 
     row = first + tl.arange(0, ROWS)
     is_row = row < live
     p = tl.load(probabilities + row, mask=is_row, other=0).to(tl.float32, bitcast=True)
     hp = tl.load(accumulated_probability + row, mask=is_row, other=0.0)
     token = tl.load(token_index + row, mask=is_row, other=0)
-    reached = hp + p
-    halts = reached > threshold
-    remainder = tl.where(halts, 1.0 - hp, 0.0)
-    stays = is_row & goes_on(reached, threshold)
+    reached, goes_on, _asks, weight, remainder = halting_rule(hp, p, threshold)
+    stays = is_row & goes_on
     if LAST:
         asking = asking * 0
     stays = stays & (asking > 0)
@@ -129,7 +136,7 @@ def move(
         ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, ln_weight, ln_bias, eps,
         row, column, width, mask,
     )  # fmt: skip
-    weight = tl.where(halts, remainder, p)[:, None]
+    weight = weight[:, None]
     state = load_rows(hidden, row, hidden_stride, column, mask)
     mixed = (weight * candidate + (1.0 - weight) * state).to(next_hidden.dtype.element_ty)
 

@@ -135,10 +135,8 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        raise CommandError(
-            "COMMAND: got none, expected depth, encode, classify, search, serve, eval or info (see "
-            "--help)"
-        )
+        *names, last = [one.name for one in app.registered_commands]
+        raise CommandError(f"COMMAND: got none, expected {', '.join(names)} or {last} (see --help)")
 
 
 def run() -> None:

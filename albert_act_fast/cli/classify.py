@@ -40,6 +40,7 @@ def classify(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: options.ThreadsOption = None,
     batch_size: options.BatchSizeOption = None,
     max_iterations: options.MaxIterationsOption = None,
@@ -59,7 +60,9 @@ def classify(
     if as_json and as_jsonl:
         raise CommandError("--json, --jsonl: got both, expected one of the two")
     texts = texts_of_file("INPUT_FILE", input_file, skip_empty=skip_empty, field=field)
-    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(
+        model, implementation, device, dtype, quantization, threads, tokenization
+    )
     allow_any_character(sys.stdout)
     waiting: deque[SourceText] = deque()
 

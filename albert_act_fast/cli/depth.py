@@ -51,6 +51,7 @@ def depth(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: options.ThreadsOption = None,
     batch_size: options.BatchSizeOption = _DENSE_BATCH,
     max_iterations: options.MaxIterationsOption = None,
@@ -104,7 +105,9 @@ def depth(
     pictures = depth_pictures.Pictures(html, plot, plot_kind)
     skip_empty = skip_empty or split_lines
     found = _sources(texts or [], file, field, skip_empty)
-    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(
+        model, implementation, device, dtype, quantization, threads, tokenization
+    )
     name = loading.DEFAULT_MODEL if model is None else model
     allow_any_character(sys.stdout)
     run = _Run(encoder, found, batch_size, split_lines, truncate, skip_empty)

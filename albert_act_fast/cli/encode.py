@@ -67,6 +67,7 @@ def encode(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: options.ThreadsOption = None,
     batch_size: options.BatchSizeOption = None,
     max_iterations: options.MaxIterationsOption = None,
@@ -102,7 +103,9 @@ def encode(
                 "(--resume would have gone on with it)"
             )
         texts = texts_of_file("INPUT_FILE", input_file, skip_empty=skip_empty, field=field)
-        encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+        encoder = loading.load(
+            model, implementation, device, dtype, quantization, threads, tokenization
+        )
         name = loading.DEFAULT_MODEL if model is None else model
         settings = {
             "pooling": encoder.pooling if pooling is None else pooling.value,
@@ -303,9 +306,23 @@ def _digest_of_model(encoder: TextEncoder, settings: dict) -> str:
         config.pop(volatile, None)
     about = [config, settings, encoder.implementation, str(encoder.dtype)]
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    if encoder.tokenizer.is_fast:
-        digest.update(encoder._tokenizer._backend.to_str().encode())
+    digest.update(_state_of(encoder.tokenizer, encoder._tokenizer._backend))
     return digest.hexdigest()
+
+
+def _state_of(tokenizer, backend) -> bytes:
+    """All that decides how a tokenizer cuts, and nothing of where it lies."""
+    if backend is not None:
+        return backend.to_str().encode()
+    settings = {
+        name: value
+        for name, value in tokenizer.init_kwargs.items()
+        if not name.startswith("_") and not name.endswith(("_file", "_path"))
+    }
+    about = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), settings]
+    state = json.dumps(about, sort_keys=True, default=str).encode()
+    pieces = getattr(tokenizer, "sp_model", None)  # whose scores are in no vocabulary
+    return state if pieces is None else state + pieces.serialized_model_proto()
 
 
 def _rows_at_most(input_file: str, texts: Texts) -> int | None:

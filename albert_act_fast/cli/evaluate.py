@@ -17,6 +17,7 @@ from albert_act_fast.cli.options import (
     ImplementationOption,
     QuantizationOption,
     ThreadsOption,
+    TokenizationOption,
 )
 from albert_act_fast.cli.output import needs_standard_output, print_json, print_table
 
@@ -57,6 +58,7 @@ def evaluate(
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.FLOAT32,
     quantization: QuantizationOption = None,
+    tokenization: TokenizationOption = None,
     threads: ThreadsOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     max_length: Annotated[
@@ -115,7 +117,7 @@ def evaluate(
         name = model.replace("{task}", one.name)
         try:
             network, tokenizer, settings["pooling"] = load_scorable(
-                name, implementation, device, dtype, quantization, threads
+                name, implementation, device, dtype, quantization, threads, tokenization
             )
             settings["max_length"] = _max_length(max_length, network)
             if sweeps:

@@ -14,7 +14,7 @@ from albert_act_fast.cli.errors import (
     one_line,
     out_of_memory,
 )
-from albert_act_fast.cli.options import Device, Dtype, Quantization
+from albert_act_fast.cli.options import Device, Dtype, Quantization, Tokenization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +49,7 @@ def describe(
         CommandError: the rule asked for is none.
     """
     from albert_act_fast.cli.info import versions
+    from albert_act_fast.tokenizer import tokenization_of
 
     with option_errors():
         rule = encoder._frozen.rule_of(max_iterations, act_epsilon)
@@ -68,6 +69,7 @@ def describe(
         "device": encoder.device.type,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "quantization": config.quantization,
+        "tokenization": tokenization_of(encoder.tokenizer),
         "versions": versions(),
     }
 
@@ -92,6 +94,7 @@ def load(
     dtype: Dtype,
     quantization: Quantization | None = None,
     threads: int | None = None,
+    tokenization: Tokenization | None = None,
 ) -> TextEncoder:
     """
     Raises:
@@ -104,7 +107,7 @@ def load(
     _check_name(name)
     from albert_act_fast.text import TextEncoder, loading
 
-    loaded = _loading(name, lambda: loading.load(name))
+    loaded = _loading(name, lambda: loading.load(name, tokenization=_value(tokenization)))
     with option_errors():
         implementations.choose(implementation, loaded.model.config.implementation, device=place)
     _check_vocabulary(name, loaded.model, loaded.tokenizer)
@@ -113,7 +116,7 @@ def load(
             loaded,
             device=place,
             dtype=_dtype(dtype),
-            quantization=None if quantization is None else quantization.value,
+            quantization=_value(quantization),
             implementation=implementation,
         )
 
@@ -126,6 +129,7 @@ def load_for_task(
     dtype: Dtype,
     quantization: Quantization | None = None,
     threads: int | None = None,
+    tokenization: Tokenization | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A task model with its trained head, or the bare model, in eval mode, and its tokenizer.
 
@@ -140,7 +144,7 @@ def load_for_task(
     _check_name(name)
     from albert_act_fast.text import loading
 
-    loaded = _loading(name, lambda: loading.load(name, model_class))
+    loaded = _loading(name, lambda: loading.load(name, model_class, _value(tokenization)))
     missing = sorted(loaded.missing)
     if issubclass(model_class, AlbertActModel):  # its pooler has no part in a cosine
         missing = [weight for weight in missing if not weight.startswith("pooler.")]
@@ -168,6 +172,7 @@ def load_scorable(
     dtype: Dtype,
     quantization: Quantization | None = None,
     threads: int | None = None,
+    tokenization: Tokenization | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A fine-tuned classifier, or, of a folder that says how it pools, the sentence encoder without
     any head; its tokenizer and pooling.
@@ -186,7 +191,8 @@ def load_scorable(
         how = pooling(source)
     except ValueError as error:
         raise CommandError(f"--model: got {name!r}: {one_line(error)}") from None
-    found = load_for_task(model_class, name, implementation, device, dtype, quantization, threads)
+    how_to_load = (implementation, device, dtype, quantization, threads, tokenization)
+    found = load_for_task(model_class, name, *how_to_load)
     return *found, how
 
 
@@ -208,6 +214,10 @@ def _prepare(implementation: str | None, device: Device | None, threads: int | N
     with option_errors():
         implementations.choose(implementation, device=place)
     return place
+
+
+def _value(choice: Quantization | Tokenization | None) -> str | None:
+    return None if choice is None else choice.value
 
 
 def _dtype(dtype: Dtype):
@@ -281,6 +291,8 @@ def _loading(name: str, load):
         # architecture), those of safetensors and pickle for a file that is damaged.
         if is_out_of_memory(error):
             raise out_of_memory() from error
+        if str(error).startswith("tokenization:"):
+            raise CommandError(f"--{one_line(error)}") from None
         what = "a folder" if os.path.isdir(name) else "no folder here, so a hub name"
         what = "which ships" if _is_shipped(name) else what
         raise CommandError(

@@ -29,6 +29,13 @@ class Quantization(str, Enum):
     INT8 = "int8"
 
 
+class Tokenization(str, Enum):
+    """The rule that cuts texts by a spiece.model; `albert_act_fast.tokenizer.RULES`."""
+
+    PUBLISHED = "published"
+    TRANSFORMERS = "transformers"
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -55,6 +62,15 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and
 QuantizationOption = Annotated[
     Quantization | None,
     typer.Option("--quantization", help="int8 products in the encoder.", show_default="none"),
+]
+TokenizationOption = Annotated[
+    Tokenization | None,
+    typer.Option(
+        "--tokenization",
+        help="How a spiece.model cuts texts: as the published checkpoints were trained, or as "
+        "transformers 5 does.",
+        show_default="as the model was trained, by its folder",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,

@@ -34,17 +34,27 @@ def report(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: options.ThreadsOption = None,
     mask_share: Annotated[
         float,
         typer.Option("--mask-share", min=0, max=1, help="Of a text's tokens; as in pre-training."),
     ] = 0.15,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the masking.")] = 0,
+    spacy_model: Annotated[
+        str | None,
+        typer.Option(
+            "--spacy-model",
+            metavar="NAME|DIR",
+            help="Also a table by word class, as this spaCy pipeline tells them: en_core_web_sm.",
+            show_default="no such table",
+        ),
+    ] = None,
     html: HtmlOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Mean iterations of tokens by masking, class, position and frequency, with 95 % intervals;
-    beside them what the published models' card says.
+    """Mean iterations of tokens by masking, class, position and frequency, and on request by word
+    class, with 95 % intervals; beside them what the published models' card says.
 
     Each line is a text; one that is longer than the model takes is read in windows. Lines without a
     token that the model knows are left out and counted.
@@ -52,8 +62,11 @@ def report(
     needs_standard_output()
     if html is not None:
         check_place("--html", html)
+    pipeline = None if spacy_model is None else _pipeline(spacy_model)
     opened = [texts_of_file("FILE", file, skip_empty=True, field=field) for file in files]
-    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(
+        model, implementation, device, dtype, quantization, threads, tokenization
+    )
     name = loading.DEFAULT_MODEL if model is None else model
 
     from albert_act_fast.depth.report import depth_report
@@ -67,16 +80,20 @@ def report(
     with signals.at_work(), _progress() as on_text:
         try:
             found = depth_report(
-                encoder, texts(), mask_share=mask_share, seed=seed, on_text=on_text
+                encoder,
+                texts(),
+                mask_share=mask_share,
+                seed=seed,
+                spacy_model=pipeline,
+                on_text=on_text,
             )
         except TextError as error:
             raise CommandError(f"FILE: text {error.index + 1}: {error.reason}", FAILURE) from None
         except ValueError as error:
-            message = one_line(error)
-            option = message.startswith("mask_share")
-            raise CommandError(
-                message.replace("mask_share", "--mask-share", 1) if option else f"FILE: {message}"
-            ) from None
+            if str(error).startswith("texts:"):
+                raise CommandError(f"FILE: {one_line(error)}") from None
+            with loading.option_errors():
+                raise
     description = loading.describe(name, encoder)
     if html is not None:
         from albert_act_fast.depth.report_page import save_report
@@ -89,6 +106,16 @@ def report(
         print_json({**description, "files": files, **found.as_dict()})
     else:
         _print(found, name)
+
+
+def _pipeline(name: str):
+    from albert_act_fast.depth.word_classes import load_pipeline
+
+    try:
+        with loading.option_errors():
+            return load_pipeline(name)
+    except ImportError as error:
+        raise CommandError(str(error).replace("spacy_model", "--spacy-model", 1)) from None
 
 
 def _print(found: DepthReport, name: str) -> None:
@@ -114,6 +141,9 @@ def _print(found: DepthReport, name: str) -> None:
             if title == "masking":
                 line += " / ".join(f"{mean:.1f}" for mean in PUBLISHED[group.name])
             out.line(line.rstrip())
+    if found.word_classes_by is not None:
+        out.line()
+        out.line(f"word classes by spaCy's {found.word_classes_by}")
     if found.skipped:
         out.line()
         out.line((f"{found.skipped} texts left out", "yellow"))

@@ -34,6 +34,7 @@ def search(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: options.ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -45,7 +46,9 @@ def search(
     needs_standard_output()
     (wanted,) = list(texts_of_arguments([query]))
     texts = texts_of_file("FILE", file, skip_empty=True, field=field)
-    encoder = loading.load(model, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(
+        model, implementation, device, dtype, quantization, threads, tokenization
+    )
     from albert_act_fast.text import TextError
 
     waiting: deque[SourceText] = deque()

@@ -41,6 +41,7 @@ def serve(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = options.Dtype.FLOAT32,
     quantization: options.QuantizationOption = None,
+    tokenization: options.TokenizationOption = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -111,7 +112,7 @@ def serve(
     with loading.option_errors():
         settings = ServeSettings(**settings)
     name = loading.DEFAULT_MODEL if model is None else model
-    encoder = loading.load(name, implementation, device, dtype, quantization, threads)
+    encoder = loading.load(name, implementation, device, dtype, quantization, threads, tokenization)
     if pooling is not None:
         encoder.pooling = pooling.value
     with loading.option_errors():

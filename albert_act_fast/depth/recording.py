@@ -80,7 +80,7 @@ def halting_record(seen: list[Tensor], tokens: Tensor, config) -> HaltingRecord:
     probabilities = torch.zeros(shape, dtype=state.n_updates.dtype, device=tokens.device)
     accumulated = torch.zeros_like(probabilities)
     for iteration, p in enumerate(seen):
-        running, _, state = halting_rule(p, state, config.halting_threshold)
+        running, _, state = halting_rule(p, state, config.halting_limits)
         running = running & tokens
         probabilities[..., iteration] = p.where(running, torch.zeros_like(p))
         after = state.accumulated_probability

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from albert_act_fast.depth.data import TOKEN_CLASSES, token_classes
+from albert_act_fast.depth.word_classes import NO_CLASS, WORD_CLASSES, WordClasses
 from albert_act_fast.text import pipeline
 from albert_act_fast.text.compute import PackedBatch, run_padded
 from albert_act_fast.text.errors import TextError
 
 if TYPE_CHECKING:
+    import os
+
+    from spacy.language import Language
+
     from albert_act_fast import TextEncoder
     from albert_act_fast.text.tokenize import TokenizedText
 
@@ -51,7 +56,8 @@ class GroupDepth:
 @dataclass(frozen=True)
 class DepthReport:
     """tables: by what tokens are grouped -> groups. published: by group, mean iterations of the
-    published tiny, small and base. skipped: texts that have no depth."""
+    published tiny, small and base. skipped: texts that have no depth. word_classes_by: the spaCy
+    pipeline that told word classes; None if there is no such table."""
 
     texts: int
     tokens: int
@@ -60,6 +66,7 @@ class DepthReport:
     mask_share: float
     seed: int
     tables: dict[str, list[GroupDepth]]
+    word_classes_by: str | None = None
 
     def as_dict(self) -> dict:
         return {
@@ -69,6 +76,7 @@ class DepthReport:
             "iteration_limit": self.limit,
             "mask_share": self.mask_share,
             "seed": self.seed,
+            "word_classes_by": self.word_classes_by,
             "tables": {
                 title: [vars(group) for group in groups] for title, groups in self.tables.items()
             },
@@ -85,6 +93,7 @@ def depth_report(
     *,
     mask_share: float = 0.15,
     seed: int = 0,
+    spacy_model: str | os.PathLike | Language | None = None,
     on_text=None,
 ) -> DepthReport:
     """Runs texts with some of their tokens masked, and groups the iterations of all tokens.
@@ -94,18 +103,23 @@ def depth_report(
         mask_share: of the text's own tokens that are chosen, 80 % of them becoming [MASK], 10 %
             another token, 10 % staying.
         seed: of that choice, and of the intervals.
+        spacy_model: a spaCy pipeline, or its name or folder, that adds a table by word class. A
+            token has the class of the word in which it begins, in the text before masking.
         on_text: called after each text.
 
     Raises:
-        ValueError: mask_share is out of range, the tokenizer has no mask, or no text has a depth.
+        ImportError: spaCy is wanted and not installed (extra `[spacy]`).
+        ValueError: mask_share is out of range, the tokenizer has no mask, or no text has a depth;
+            spacy_model cannot be loaded, or gives no word classes.
     """
     if not 0 <= mask_share <= 1:
         raise ValueError(f"mask_share: got {mask_share}, expected a number from 0 to 1.")
     if mask_share and encoder.tokenizer.mask_token_id is None:
         raise ValueError("mask_share: the tokenizer has no mask, expected 0.")
+    words = None if spacy_model is None else WordClasses(spacy_model)
     table = _Table()
     skipped = 0
-    for parts in _run(encoder, texts, mask_share, seed):
+    for parts in _run(encoder, texts, mask_share, seed, words):
         if isinstance(parts, TextError):
             if parts.kind not in ("empty", "unknown"):
                 raise parts
@@ -116,6 +130,8 @@ def depth_report(
             on_text()
     if not table.texts:
         raise ValueError("texts: got none that the model knows a token of.")
+    if words is not None:
+        words.check()
     return DepthReport(
         table.texts,
         len(table.column("depth")),
@@ -124,6 +140,7 @@ def depth_report(
         mask_share,
         seed,
         table.groups(np.random.default_rng(seed)),
+        None if words is None else words.name,
     )
 
 
@@ -135,9 +152,16 @@ class _Part:
     roles: list[str]
     classes: list[str]
     depths: list[int]
+    word_classes: list[str] | None = None
 
 
-def _run(encoder: TextEncoder, texts: Iterable[str], share: float, seed: int):
+def _run(
+    encoder: TextEncoder,
+    texts: Iterable[str],
+    share: float,
+    seed: int,
+    words: WordClasses | None,
+):
     rule = encoder._frozen.rule_of(None, None)
     tokenizer = encoder._tokenizer
     special = set(encoder.tokenizer.all_special_ids)
@@ -164,8 +188,14 @@ def _run(encoder: TextEncoder, texts: Iterable[str], share: float, seed: int):
             found.append(_Part(text.input_ids, roles, classes, row[: len(text.input_ids)]))
         return found
 
+    def finish(windows: Sequence[TokenizedText], parts: list[_Part]) -> list[_Part]:
+        if words is None:
+            return parts
+        classes = words.of(windows[0].text, [window.offsets for window in windows])
+        return [replace(p, word_classes=own) for p, own in zip(parts, classes, strict=True)]
+
     options = encoder._options(True, False, True, 0)
-    work = encoder._work(options, compute, lambda windows, parts: parts)
+    work = encoder._work(options, compute, finish)
     return pipeline.run(texts, work, encoder._settings(errors="collect"))
 
 
@@ -198,6 +228,7 @@ class _Table:
         self.texts = 0
         self._columns: dict[str, list[np.ndarray]] = {}
         self._names: dict[str, int] = {}
+        self._word_classes: set[str] = set()
 
     def add(self, parts: Sequence[_Part]) -> None:
         for part in parts:
@@ -210,6 +241,9 @@ class _Table:
                 "role": self._codes(part.roles),
                 "class": self._codes(part.classes),
             }
+            if part.word_classes is not None:
+                self._word_classes.update(part.word_classes)
+                rows["word class"] = self._codes(part.word_classes)
             for name, values in rows.items():
                 self._columns.setdefault(name, []).append(values)
         self.texts += 1
@@ -221,7 +255,7 @@ class _Table:
         return parts[0]
 
     def groups(self, random: np.random.Generator) -> dict[str, list[GroupDepth]]:
-        """The tables; by frequency and by class the tokens alone that stayed what they are."""
+        """The tables; by frequency and by classes the tokens alone that stayed what they are."""
         means = _Means(self.column("text"), self.column("depth"), self.texts, random)
         role, kind = self.column("role"), self.column("class")
         everything = np.ones(len(role), bool)
@@ -237,9 +271,16 @@ class _Table:
         return {
             "masking": means.of(roles),
             "class of token": means.of(classes),
+            **({"word class": means.of(self._by_word_class(plain))} if self._word_classes else {}),
             "position": means.of(_ranges(self.column("position"), _POSITIONS, ~special)),
             "occurrences in these texts": means.of(_ranges(counts[inverse], _OCCURRENCES, plain)),
         }
+
+    def _by_word_class(self, among: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        own = sorted(self._word_classes - {*WORD_CLASSES, NO_CLASS})  # a pipeline's own names
+        column = self.column("word class")
+        names = (*WORD_CLASSES, *own, NO_CLASS)
+        return [(name, among & (column == self._code(name))) for name in names]
 
     def _code(self, name: str) -> int:
         return self._names.setdefault(name, len(self._names))

@@ -27,12 +27,19 @@ def report_page(report: DepthReport, *, title: str) -> str:
     tables = "".join(_table(name, groups, report.limit) for name, groups in report.tables.items())
     return (
         "".join(page_head(title)) + f"<p>{report.texts} texts, {report.tokens} tokens; at most "
-        f"{report.limit} iterations. {report.mask_share:.0%} of each text's tokens were chosen for "
-        f"masking (seed {report.seed}), of these 80 % became [MASK], 10 % another token, 10 % "
-        "stayed. Intervals are of 95 %, by bootstrap over texts; by class and by occurrences only "
-        "tokens that were not chosen count.</p>\n"
+        f"{report.limit} iterations. {100 * report.mask_share:.0f} % of each text's tokens were "
+        f"chosen for masking (seed {report.seed}), of these 80 % became [MASK], 10 % another "
+        "token, 10 % stayed. Intervals are of 95 %, by bootstrap over texts; by classes and "
+        f"by occurrences only tokens that were not chosen count.{_word_classes(report)}</p>\n"
         f"{tables}</main>\n</body>\n</html>\n"
     )
+
+
+def _word_classes(report: DepthReport) -> str:
+    if report.word_classes_by is None:
+        return ""
+    by = escape(report.word_classes_by)
+    return f" Word classes are those of spaCy's {by}, of the word in which a token begins."
 
 
 def _table(title: str, groups: list[GroupDepth], limit: int) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import native, ops
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call, autocast_is_on
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import LayerWeights, WeightAndBias, embedding_weights
 from albert_act_fast.engine.native_encoder import NativeEncoder
 from albert_act_fast.engine.native_engine import NativeEngine
@@ -47,7 +47,8 @@ def why_not(call: Call) -> str | None:
     layer = call.layer
     dtype = layer.attention.query.weight.dtype
     if dtype not in DTYPES:
-        return f"the weights are {dtype}, not float32 or bfloat16"
+        names = (str(taken).removeprefix("torch.") for taken in DTYPES)
+        return f"the weights are {dtype}, not {' or '.join(names)}"
     if autocast_is_on("cpu"):
         return "autocast is on"
     tensors = call.layer_weights.tensors()
@@ -57,8 +58,8 @@ def why_not(call: Call) -> str | None:
     most = native.library.MAX_INT8_INPUTS
     if call.int8 and max(t.size(1) for t in tensors.values() if t.dim() == 2) > most:
         return f"an int8 product has more than {most} inputs"
-    # bfloat16 rows are read two numbers at a time, unless oneDNN reads them.
-    if dtype == torch.bfloat16 and not _has_onednn(dtype):
+    # Rows of 16 bits are read two numbers at a time, unless oneDNN reads them.
+    if dtype.itemsize == 2 and not _has_onednn(dtype):
         for name, tensor in tensors.items():
             if tensor.dim() == 2 and name != "distance_embedding" and tensor.size(1) % 2:
                 return f"{name} has an odd number of columns"
@@ -77,8 +78,7 @@ def iterate(
         hidden=hidden.contiguous(),
         offsets=tokens.offsets,
         positions=tokens.positions.contiguous(),
-        threshold=limits.threshold,
-        max_iterations=limits.max_iterations,
+        **limits._asdict(),
         out=out,
         n_updates=n_updates,
         remainders=remainders,

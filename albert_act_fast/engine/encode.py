@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import ops
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import embedding_weights
 from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
 from albert_act_fast.inputs import ModelInputs

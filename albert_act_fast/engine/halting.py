@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 from albert_act_fast import ops
-
-
-@dataclass(frozen=True)
-class HaltingLimits:
-    """When the iterations end. threshold: `1 - act_epsilon` rounded to float32."""
-
-    threshold: float
-    max_iterations: int
+from albert_act_fast.configuration import HaltingLimits
 
 
 class RunningRows(NamedTuple):
@@ -62,13 +54,15 @@ def halting_step_arguments(
     ffn_input: Tensor | None = None,
 ) -> tuple:
     """The operator's arguments by its schema's names. following: what it writes."""
+    told = limits._asdict()
+    last = iteration == told.pop("max_iterations")
     return ops.ARGUMENTS["halting_step"](
         ffn_output=ffn_output,
         ffn_input=ffn_input,
-        threshold=limits.threshold,
         iteration=iteration,
-        last=iteration == limits.max_iterations,
+        last=last,
         workspace=workspace[: ops.halting_workspace(now.hidden.size(0))],
+        **told,
         **now._asdict(),
         **{f"next_{name}": value for name, value in following._asdict().items()},
         **finished._asdict(),

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from albert_act_fast import ops
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.halting import (
     Finished,
-    HaltingLimits,
     HaltingWeights,
     RunningRows,
     halting_step_arguments,

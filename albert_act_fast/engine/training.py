@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.modules import halting_logit
 from albert_act_fast.ops.torch_ops import attend, halting_rule, relative_scores

@@ -322,7 +322,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
     # compiles what stands around them.
     @torch.compiler.disable
     def _run_engine(self, inputs: ModelInputs, inspection, choice) -> EncoderResult:
-        limits = engine.HaltingLimits(self.config.halting_threshold, self.config.num_hidden_layers)
+        limits = self.config.halting_limits
 
         def run(call: engine.Call, inputs: ModelInputs) -> EncoderResult:
             way, reasons = engine.engine_for(call)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from albert_act_fast.serve import errors
 from albert_act_fast.serve.errors import ServiceError
 from albert_act_fast.serve.logs import exception_fields, log
+from albert_act_fast.serve.scheduler import Clock
 from albert_act_fast.serve.service import RequestRecord, Service
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -48,7 +49,7 @@ class Gate:
         known = _REQUEST_ID.fullmatch(given)
         record = RequestRecord(given.decode() if known else uuid.uuid4().hex)
         scope["albert_act_fast.record"] = record
-        answer = _Answer(send, record.id, service.settings.transfer_timeout)
+        answer = _Answer(send, record.id, service)
         status = None
         service.metrics.active.inc()
         try:
@@ -102,10 +103,10 @@ class Gate:
         if length.isdigit() and int(length[:20]) > limit:
             raise too_long
         chunks: list[bytes] = []
-        size, end = 0, time.monotonic() + settings.transfer_timeout
+        size, end = 0, service.clock.time() + settings.transfer_timeout
         while True:
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+                message = await _until(service.clock, end, receive())
             except asyncio.TimeoutError:
                 reason = f"body: not received in {settings.transfer_timeout:g} seconds"
                 raise ServiceError(408, "Timeout", reason) from None
@@ -194,8 +195,9 @@ class _Held:
 class _Answer:
     """`send`, with the request's id in the headers and a limit on the client's time."""
 
-    def __init__(self, send, request_id: str, timeout: float):
-        self._send, self._id, self._timeout = send, request_id.encode(), timeout
+    def __init__(self, send, request_id: str, service: Service):
+        self._send, self._id = send, request_id.encode()
+        self._clock, self._timeout = service.clock, service.settings.transfer_timeout
         self.status: int | None = None
         self.complete = False
 
@@ -205,11 +207,34 @@ class _Answer:
             headers = [*message.get("headers", ()), (b"x-request-id", self._id)]
             message = {**message, "headers": headers}
         try:
-            await asyncio.wait_for(self._send(message), self._timeout)
+            await _until(self._clock, self._clock.time() + self._timeout, self._send(message))
         except (asyncio.TimeoutError, OSError):
             raise _Gone from None
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.complete = True
+
+
+async def _until(clock: Clock, end: float, coroutine):
+    """The coroutine's result.
+
+    Raises:
+        asyncio.TimeoutError: the clock came to `end` before.
+    """
+    task, late = asyncio.ensure_future(coroutine), False
+
+    def stop() -> None:
+        nonlocal late
+        late = task.cancel()
+
+    timer = clock.call_at(end, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if late:
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
 
 
 def _check_key(given: bytes, key: str) -> None:

@@ -73,11 +73,14 @@ def encode_packed(
 ) -> PooledBatch:
     """One embedding for each sequence.
 
+    As in all of these functions, the native call computes sequences of token type 0 alone; for
+    others it is the model's own forward pass.
+
     Args:
         pooling: "mean" over a sequence's tokens, "cls", its first token, or "pooler".
     """
     with frozen.lock:
-        native = frozen.native(pooling)
+        native = frozen.native_for(batch, pooling)
         if native is not None:
             found = run_native(native, batch, rule, pooling)
             return PooledBatch(found.rows.numpy(), _histograms(found.n_updates, batch))
@@ -101,7 +104,7 @@ def states_packed(
     """Of each sequence its own last_hidden_state [S, H], n_updates and remainders [S]."""
     fields = ("last_hidden_state", "n_updates", "remainders")
     with frozen.lock:
-        native = frozen.native()
+        native = frozen.native_for(batch)
         if native is not None:
             found = run_native(native, batch, rule)
             return {f: x.split(batch.lengths) for f, x in zip(fields, found, strict=False)}
@@ -121,7 +124,7 @@ def head_packed(
     """
     pooling = frozen.head_pooling
     with frozen.lock:
-        native = None if pooling is None else frozen.native(pooling)
+        native = None if pooling is None else frozen.native_for(batch, pooling)
         if native is None:
             return None
         found = run_native(native, batch, rule, pooling)
@@ -141,8 +144,7 @@ def run_native(
     return native.run(
         batch.input_ids,
         batch.offsets,
-        threshold=rule.threshold,
-        max_iterations=rule.max_iterations,
+        **rule.limits._asdict(),
         pooling=pooling,
     )
 
@@ -277,15 +279,15 @@ class FrozenModel:
         )
         return self.model._apply_head(encoded)
 
-    def native(self, pooling: str = "none") -> NativeEncoder | None:
-        """What computes a batch of ids in one native call, under any rule; None where the model's
-        own forward pass has to. Packed once: nothing looks after the weights."""
-        if self.why_not_native(pooling) is not None:
+    def native_for(self, batch: PackedBatch, pooling: str = "none") -> NativeEncoder | None:
+        """What computes a batch in one native call, under any rule; None where the model's own
+        forward pass has to. Packed once: nothing looks after the weights."""
+        if self.why_not_native(pooling) is not None or batch.token_type_ids.any():
             return None
         return self._native.encoder
 
     def why_not_native(self, pooling: str = "none") -> str | None:
-        """None where `native` can compute such a batch now, else the reason."""
+        """None where a native call can compute such a batch now, else the reason."""
         with self.lock:
             if not self._made:
                 self._native = make_native(bare(self.model), self.choice, self._batch_invariant)

@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from albert_act_fast.configuration import HaltingLimits
     from albert_act_fast.text.errors import TextError
 
 
@@ -22,9 +23,11 @@ class HaltingRule:
     act_epsilon: float
 
     @property
-    def threshold(self) -> float:
-        """`1 - act_epsilon` rounded to float32, as it is compared."""
-        return float(np.float32(1.0 - self.act_epsilon))
+    def limits(self) -> HaltingLimits:
+        """As engines are told it."""
+        from albert_act_fast.configuration import HaltingLimits
+
+        return HaltingLimits(float(np.float32(1.0 - self.act_epsilon)), self.max_iterations)
 
 
 @dataclass(frozen=True)

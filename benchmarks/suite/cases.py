@@ -128,7 +128,7 @@ SELECTIONS: dict[str, tuple[str, tuple[Case, ...]]] = {
 
 
 # What is no case of a model.
-EXTRAS = ("operators", "parts", "training", "serve")
+EXTRAS = ("operators", "parts", "training", "serve", "corpus")
 
 
 def selected(name: str) -> tuple[Case, ...]:

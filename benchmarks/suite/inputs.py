@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 DATA_VARIABLE = "ALBERT_ACT_FAST_DATA"
 # Share of tokens that pre-training replaces by [MASK]; the published mean depths are of such text.
 MASKED_SHARE = 0.15 * 0.8
+SOURCES = {"sst2": "SST-2", "cola": "CoLA", "wiki": "WikiText-2", "books": "novels"}
 BOOKS = ("moby_dick_2701", "pride_and_prejudice_1342", "sherlock_holmes_1661")
 
 
@@ -134,9 +135,21 @@ def sentence_texts(sequences: int, kind: str, seed: int = 0) -> tuple[list[str],
         chosen += chooser.sample(_real(folder, "wiki"), sequences - half)
         source = "SST-2 and WikiText-2"
     else:
-        chosen = chooser.sample(_real(folder, kind), sequences)
-        source = {"sst2": "SST-2", "cola": "CoLA", "wiki": "WikiText-2", "books": "novels"}[kind]
+        chosen, source = chooser.sample(_real(folder, kind), sequences), SOURCES[kind]
     return chosen, source
+
+
+def corpus_texts(sentences: int) -> tuple[list[str], str]:
+    """Real sentences of all sources, shuffled, and where they are from; again from the beginning
+    where there are not as many."""
+    folder = data_folder()
+    if folder is None:
+        texts, source = sentence_texts(sentences, "mixed")
+    else:
+        texts = [text for kind in SOURCES for text in _real(folder, kind)]
+        source = ", ".join(SOURCES.values())
+    random.Random(0).shuffle(texts)
+    return (texts * -(-sentences // len(texts)))[:sentences], source
 
 
 def _real(folder: Path, kind: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 # What every row of a model's case holds. A row that was not timed has "skipped" or "wrong", the
 # reason, in place of everything from "seconds" on.
 FIELDS = {
-    "kind": '"model", "training", "operator", "parts" or "serve"',
+    "kind": '"model", "training", "operator", "parts", "serve", "corpus" or "corpus memory"',
     "case": "name of the case",
     "text": "where the text is from",
     "batch": "sequences",
@@ -37,6 +37,7 @@ FIELDS = {
     "TextEncoder.stream's",
     "load, rate": "requests a second over the capacity; requests a second, on average",
     "throughput, p50, p99": "answers a second; seconds from when a request was due to its answer",
+    "sentences, texts_a_second": "texts that were embedded; how many a second",
     "requests, failed": "how many; how many were not answered with 200",
     "machine, threads, versions, commit, ...": "where and with what",
 }

@@ -7,12 +7,14 @@ import gc
 import json
 import subprocess
 import sys
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
 
+from albert_act_fast import TextEncoder
 from suite.cases import case_named
-from suite.inputs import ROOT
+from suite.inputs import ROOT, corpus_texts
 from suite.models import model_folder, model_of
 from suite.variants import all_variants
 
@@ -56,6 +58,36 @@ def measure_here(case: str, variant: str, folder: Path, device: str) -> int:
             torch.cuda.reset_peak_memory_stats(device)
         call()
     return _resident("VmHWM") - before if on_cpu else torch.cuda.max_memory_allocated(device)
+
+
+def stream_peaks(counts: list[int]) -> dict[int, int] | None:
+    """Bytes of resident memory, at their highest so far, of a process in which the sentiment model
+    that ships embeds a stream of texts: by the number of embeddings that came out. None where the
+    system does not say.
+
+    Raises:
+        RuntimeError: the measuring process failed.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
+    command = [sys.executable, str(ROOT / "benchmarks"), "stream-memory", *map(str, counts)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"peak memory of a stream: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {int(count): peak for count, peak in found.items()}
+
+
+def measure_stream_here(counts: list[int]) -> dict[int, int]:
+    """The same in this process."""
+    encoder = TextEncoder.from_pretrained("sst2")
+    some, _ = corpus_texts(10_000)
+    texts = islice(cycle(some), max(counts))
+    peaks = {}
+    for number, _ in enumerate(encoder.stream(texts, truncation=True), 1):
+        if number in counts:
+            peaks[number] = _resident("VmHWM")
+    return peaks
 
 
 def _resident(field: str) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from albert_act_fast import ops
-from albert_act_fast.reference import HaltingState, halting_rule
+from albert_act_fast.reference import HaltingState, asking, halting_rule
 
 INTEGER_POISON = -7_777_777
 
@@ -30,6 +30,9 @@ class Call:
     def to(self, target: torch.device | str) -> Call:
         moved = {k: v.to(target) if isinstance(v, Tensor) else v for k, v in self.arguments.items()}
         return Call(self.operator, moved, self.outputs)
+
+    def named(self) -> tuple:
+        return ops.ARGUMENTS[self.operator](**self.arguments)
 
     def in_float64(self) -> dict:
         return {
@@ -208,8 +211,13 @@ def halting_step(
     last: bool = False,
     beyond: int = 4,
     summed: bool = False,
+    spread: float = 0.7,
+    margin: float = 0.05,
 ) -> Call:
-    """No row is near the threshold, so that no rounding decides which rows halt."""
+    """Args:
+    spread: of the halting logits, around -1.
+    margin: a p that differs by as much changes nothing that the rule decides.
+    """
     tokens = sum(lengths)
     token_index, query_offsets = running_tokens(make, lengths)
     rows, state = token_index.numel(), torch.float32
@@ -220,7 +228,7 @@ def halting_step(
         "ln_weight": make.normal(width, mean=1.0, scale=0.2),
         "ln_bias": make.normal(width, scale=0.2),
         "eps": 1e-12,
-        "halting_weight": make.normal(1, width, scale=0.7 * width**-0.5),
+        "halting_weight": make.normal(1, width, scale=spread * width**-0.5),
         "halting_bias": make.normal(1, mean=-1.0, scale=0.1),
         "threshold": threshold,
         "iteration": 3,
@@ -241,16 +249,30 @@ def halting_step(
     outputs += ["workspace", "out", "n_updates", "remainders"]
     result = Call("halting_step", call, tuple(outputs))
     _, p = candidate_and_probability(result.in_float64(), rows)
-    below = (threshold - 0.05 - p).clamp(min=0) * make.uniform(rows)
-    above = torch.lerp(
-        threshold + 0.05 - p, torch.tensor(0.98).double(), make.uniform(rows).double()
-    )
-    can_halt = threshold + 0.05 - p < 0.98
-    can_go_on = p < threshold - 0.05
-    halts = can_halt & ((make.uniform(rows) < 0.5) | ~can_go_on)
-    assert bool((halts | can_go_on).all())
-    call["accumulated_probability"][:rows] = torch.where(halts, above, below).float()
+    call["accumulated_probability"][:rows] = settled(make, p, result.named(), margin)
     return result
+
+
+def decision(p: Tensor, accumulated_probability: Tensor, limits) -> Tensor:
+    """What the reference's rule decides of running tokens, bool [..., 3]: whether one can go on,
+    asks for it, and has a remainder. limits: as the rule takes them."""
+    nothing = torch.zeros_like(accumulated_probability)
+    state = HaltingState(accumulated_probability, nothing, nothing)
+    _, _, after = halting_rule(p, state, limits)
+    goes_on = after.accumulated_probability < 1
+    return torch.stack([goes_on, asking(after, limits), after.remainder > 0], -1)
+
+
+def settled(make: Maker, p: Tensor, limits, margin: float) -> Tensor:
+    """Accumulated probabilities [rows] float32 with which the rule decides the same of p and of all
+    within the margin; about half of the rows halt, where they can."""
+    drawn = make.uniform(32 * p.numel()).view(32, -1)
+    nearby = ((p + by).clamp(0, 1) for by in (-margin, 0.0, margin))
+    under, at, over = (decision(some, drawn, limits) for some in nearby)
+    is_settled = ((under == at) & (at == over)).all(-1)
+    assert bool(is_settled.any(0).all()), "a row whose p leaves the rule's decision open"
+    as_wished = at[..., 0] == (make.uniform(p.numel()) < 0.5)
+    return drawn.gather(0, (is_settled * 2 + as_wished).argmax(0, keepdim=True))[0]
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -361,11 +383,12 @@ def plain_halting_step(a: dict) -> Written:
     candidate, p = candidate_and_probability(a, rows)
     hidden, hp, tokens = (a[k][:rows] for k in ("hidden", "accumulated_probability", "token_index"))
     nothing = torch.zeros_like(hp)
-    _, w, state = halting_rule(p, HaltingState(hp, nothing, nothing), a["threshold"])
+    limits = ops.ARGUMENTS["halting_step"](**a)
+    _, w, state = halting_rule(p, HaltingState(hp, nothing, nothing), limits)
     w, reached = w.unsqueeze(1), state.accumulated_probability
     mixed = (w * candidate + (1 - w) * hidden).to(hidden.dtype)
     halts = ~(reached < 1)
-    if a["last"] or not bool((reached < a["threshold"]).any()):
+    if a["last"] or not bool(asking(state, limits).any()):
         halts = torch.ones_like(halts)
     staying, leaving = (~halts).nonzero().squeeze(1), halts.nonzero().squeeze(1)
     count = staying.numel()

@@ -28,11 +28,12 @@ QUANTIZED_OPERATORS = ["MatMul"]
 
 @dataclass(frozen=True)
 class Peer:
-    """name: library and dtype; prepare: returns a call that gives the last hidden state."""
+    """name: library and dtype; prepare: given an example and whether batches of other shapes will
+    come, returns what gives a batch's last hidden state."""
 
     name: str
     why_not: Callable[[str], str | None]
-    prepare: Callable[[AlbertActModel, Batch, Path], Callable[[], Tensor]]
+    prepare: Callable[[AlbertActModel, Batch, Path, bool], Callable[[Batch], Tensor]]
 
 
 def hugging_face(model: AlbertActModel, attention: str = "sdpa") -> HFAlbertModel:
@@ -75,11 +76,11 @@ def _on_cpu_with(*packages: str) -> Callable[[str], str | None]:
 
 
 def _hf(dtype: str, compiled: bool) -> Peer:
-    def prepare(model, batch, folder):
+    def prepare(model, example, folder, any_shape):
         hf = hugging_face(model).to(getattr(torch, dtype))
         if compiled:
             hf = torch.compile(hf)
-        return lambda: hf(batch.input_ids, batch.attention_mask).last_hidden_state
+        return lambda batch: hf(batch.input_ids, batch.attention_mask).last_hidden_state
 
     return Peer(
         f"HF {'compiled' if compiled else 'SDPA'} {dtype}",
@@ -94,9 +95,9 @@ def _flash_attention() -> Peer:
             return "needs a CUDA device"
         return not_installed("flash_attn")
 
-    def prepare(model, batch, folder):
+    def prepare(model, example, folder, any_shape):
         hf = hugging_face(model, "flash_attention_2").to(torch.bfloat16)
-        return lambda: hf(batch.input_ids, batch.attention_mask).last_hidden_state
+        return lambda batch: hf(batch.input_ids, batch.attention_mask).last_hidden_state
 
     return Peer("FlashAttention bfloat16", why_not, prepare)
 
@@ -110,10 +111,13 @@ class _HiddenAlone(torch.nn.Module):
         return self.hf(input_ids, attention_mask).last_hidden_state
 
 
-def onnx_file(model: AlbertActModel, batch: Batch, folder: Path) -> Path:
-    """The model exported for this batch's shape, every iteration written out; the weights of all
-    iterations are one set in the file, too."""
-    file = folder / f"albert_{'x'.join(map(str, batch.input_ids.shape))}.onnx"
+def onnx_file(model: AlbertActModel, batch: Batch, folder: Path, any_shape: bool = False) -> Path:
+    """The model exported for this batch's shape, or for any, every iteration written out; the
+    weights of all iterations are one set in the file, too."""
+    shape = "any" if any_shape else "x".join(map(str, batch.input_ids.shape))
+    names = ("input_ids", "attention_mask", "last_hidden_state")
+    axes = {name: {0: "batch", 1: "length"} for name in names}
+    file = folder / f"albert_{shape}.onnx"
     if not file.exists():
         hf = _HiddenAlone(hugging_face(model, "eager"))
         with torch.no_grad():
@@ -124,26 +128,30 @@ def onnx_file(model: AlbertActModel, batch: Batch, folder: Path) -> Path:
                 input_names=["input_ids", "attention_mask"],
                 output_names=["last_hidden_state"],
                 opset_version=OPSET,
+                dynamic_axes=axes if any_shape else None,
                 dynamo=False,
             )
     return file
 
 
+def _feed(batch: Batch) -> dict:
+    return {
+        "input_ids": batch.input_ids.numpy(),
+        "attention_mask": batch.attention_mask.numpy(),
+    }
+
+
 def _onnx_runtime(dtype: str) -> Peer:
-    def prepare(model, batch, folder):
+    def prepare(model, example, folder, any_shape):
         import onnxruntime
 
-        file = onnx_file(model, batch, folder)
+        file = onnx_file(model, example, folder, any_shape)
         if dtype == "int8":
             file = _quantized(file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        feed = {
-            "input_ids": batch.input_ids.numpy(),
-            "attention_mask": batch.attention_mask.numpy(),
-        }
-        return lambda: torch.from_numpy(session.run(None, feed)[0])
+        return lambda batch: torch.from_numpy(session.run(None, _feed(batch))[0])
 
     return Peer(f"ONNX Runtime {dtype}", _on_cpu_with("onnx", "onnxruntime"), prepare)
 
@@ -166,13 +174,13 @@ def _quantized(file: Path) -> Path:
 
 
 def _open_vino(dtype: str) -> Peer:
-    def prepare(model, batch, folder):
+    def prepare(model, example, folder, any_shape):
         import openvino
 
         core = openvino.Core()
-        file = onnx_file(model, batch, folder)
+        file = onnx_file(model, example, folder, any_shape)
         if dtype == "int8":
-            file = _post_training_quantized(core, file, batch)
+            file = _post_training_quantized(core, file, example)
         precision = openvino.Type.bf16 if dtype == "bfloat16" else openvino.Type.f32
         compiled = core.compile_model(
             str(file),
@@ -184,15 +192,8 @@ def _open_vino(dtype: str) -> Peer:
             },
         )
         request = compiled.create_infer_request()
-        feed = {
-            "input_ids": batch.input_ids.numpy(),
-            "attention_mask": batch.attention_mask.numpy(),
-        }
-
-        def call() -> Tensor:
-            return torch.from_numpy(request.infer(feed)[compiled.output(0)])
-
-        return call
+        output = compiled.output(0)
+        return lambda batch: torch.from_numpy(request.infer(_feed(batch))[output])
 
     packages = ("onnx", "openvino", *(["nncf"] if dtype == "int8" else []))
     return Peer(f"OpenVINO {dtype}", _on_cpu_with(*packages), prepare)
@@ -205,13 +206,9 @@ def _post_training_quantized(core, file: Path, batch: Batch) -> Path:
 
     target = file.with_suffix(".int8.xml")
     if not target.exists():
-        feed = {
-            "input_ids": batch.input_ids.numpy(),
-            "attention_mask": batch.attention_mask.numpy(),
-        }
         quantized = nncf.quantize(
             core.read_model(str(file)),
-            nncf.Dataset([feed]),
+            nncf.Dataset([_feed(batch)]),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=1,
         )

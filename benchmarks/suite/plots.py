@@ -233,6 +233,34 @@ def serving(rows: list[dict]) -> Figure | None:
     return figure
 
 
+def corpus(rows: list[dict]) -> Figure | None:
+    """Texts a second of each way, a panel for each model."""
+    chosen = [row for row in at(rows, kind="corpus") if "texts_a_second" in row]
+    cases = list(dict.fromkeys(row["case"] for row in chosen))
+    if not cases:
+        return None
+    names = list(dict.fromkeys(row["variant"] for row in chosen))
+    figure, axes = plt.subplots(
+        1,
+        len(cases),
+        figsize=(4 + 3.5 * len(cases), 0.27 * len(names) + 1.2),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, case in zip(axes[0], cases, strict=True):
+        here = at(chosen, case=case)
+        colours = ["#1f5fa8" if "stream" in row["variant"] else "#9aa5b1" for row in here]
+        places = [names.index(row["variant"]) for row in here]
+        bars = axis.barh(places, [row["texts_a_second"] for row in here], color=colours)
+        axis.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
+        axis.set(xlabel="texts a second", title=case)
+        axis.margins(x=0.12)
+    axes[0][0].set_yticks(range(len(names)), names, fontsize="small")
+    axes[0][0].invert_yaxis()
+    return figure
+
+
 # Name of the file, what it shows, who draws it.
 PICTURES: tuple[tuple[str, str, Callable[[list[dict]], Figure | None]], ...] = (
     ("speed_up", "Speed-up over the reference loop, by batch and length", speed_up_grid),
@@ -243,6 +271,7 @@ PICTURES: tuple[tuple[str, str, Callable[[list[dict]], Figure | None]], ...] = (
     ("latency", "Latency against batch", latency),
     ("operators", "Operators against their floors", operators),
     ("serving", "Latency of the service under load", serving),
+    ("corpus", "From texts to embeddings", corpus),
 )
 
 

@@ -17,8 +17,8 @@ DOCUMENTS = (
     ROOT / "docs/performance.md",
     ROOT / "docs/cpu_engine.md",
 )
-# Measured apart: `run serve`.
-SERVE_DOCUMENT = ROOT / "docs/serve.md"
+# What is measured apart, by kind of row: `run serve`, `run corpus`.
+APART = {"serve": ROOT / "docs/serve.md", "corpus": ROOT / "docs/text.md"}
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
@@ -64,6 +64,8 @@ _TITLES = {
     "fits": "Time against running rows",
     "parts": "Where a call of the engine in C++ spends its time, milliseconds",
     "serving": "The service under load",
+    "corpus": "From texts to embeddings",
+    "corpus-memory": "Memory of a stream",
 }
 
 
@@ -71,10 +73,10 @@ def write_report(rows: list[dict], folder: Path) -> Path:
     """Pictures and index.html of the rows; returns the page.
 
     Raises:
-        ValueError: no row of a model or a server was timed.
+        ValueError: no row of a model, a server or a corpus was timed.
     """
-    if not timed(rows) and not at(rows, kind="serve"):
-        raise ValueError("none of the rows is a model's or a server's with a time.")
+    if not timed(rows) and not any(at(rows, kind=kind) for kind in APART):
+        raise ValueError("none of the rows is a model's, a server's or a corpus's with a time.")
     folder.mkdir(parents=True, exist_ok=True)
     tables = [(title, *_parsed(TABLES[name](rows))) for name, title in _TITLES.items()]
     page = jinja2.Environment(autoescape=True).from_string(_TEMPLATE)
@@ -82,7 +84,7 @@ def write_report(rows: list[dict], folder: Path) -> Path:
         where=where(rows),
         pictures=draw_all(rows, folder),
         tables=[table for table in tables if table[2]],
-        rows=[row for row in rows if row["kind"] not in ("parts", "serve")],
+        rows=[row for row in rows if row["kind"] not in ("parts", "corpus memory", *APART)],
         fields=FIELDS,
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
@@ -99,10 +101,12 @@ def _parsed(table: str) -> tuple[list[str], list[list[str]]]:
 
 
 def fill_documents(rows: list[dict]) -> None:
-    """Tables of the documents, and docs/performance/serving.png, of the rows that there are."""
+    """Tables of the documents, and the pictures of what is measured apart, of the rows that there
+    are."""
     if timed(rows):
         for document in DOCUMENTS:
             fill_file(document, rows)
-    if at(rows, kind="serve"):
-        fill_file(SERVE_DOCUMENT, rows)
-        draw_all(at(rows, kind="serve"), ROOT / "docs/performance")
+    for kind, document in APART.items():
+        if at(rows, kind=kind):
+            fill_file(document, rows)
+            draw_all(at(rows, kind=kind), ROOT / "docs/performance")

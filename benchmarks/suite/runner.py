@@ -230,6 +230,32 @@ class Runner:
                 )
             )
 
+    def run_corpus(self) -> list[dict]:
+        """A corpus from texts to embeddings, and the memory of a stream."""
+        # An older commit's package has none.
+        from suite import corpus
+
+        self.console.print("[bold]corpus[/bold]")
+        ways = tuple(w for w in corpus.WAYS if self.only is None or w.name in self.only)
+        rows = []
+        for size, sentences in corpus.SIZES.items():
+            sentences = max(1, round(self.effort * sentences))
+            count = corpus.steps(sentences, ways)
+            with tqdm(total=count, desc=f"corpus, {size}", leave=False) as bar:
+                rows += self._others(
+                    corpus.corpus_rows(
+                        self.folder,
+                        size,
+                        bar.update,
+                        sentences=sentences,
+                        ways=ways,
+                        clock=self.clock,
+                    )
+                )
+        if self.memory:
+            rows += self._others(corpus.memory_rows(self.effort))
+        return rows
+
     def _others(self, rows: list[dict]) -> list[dict]:
         self.wrong += [row["variant"] for row in rows if "wrong" in row]
         for row in rows:

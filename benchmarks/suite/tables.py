@@ -188,6 +188,42 @@ def serving(rows: list[dict]) -> str:
     return markdown(*serving_lines(rows))
 
 
+def corpus_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: texts a second of each way, and over the stream's in bfloat16."""
+    chosen = [row for row in at(rows, kind="corpus") if "texts_a_second" in row]
+    streams = {
+        row["case"]: row["texts_a_second"]
+        for row in at(chosen, variant="TextEncoder.stream bfloat16")
+    }
+    lines = [
+        [
+            row["case"],
+            row["variant"],
+            f"{row['sentences']}",
+            f"{row['texts_a_second']:.0f}",
+            f"{row['texts_a_second'] / streams[row['case']]:.2f}x" if streams else "",
+        ]
+        for row in chosen
+    ]
+    return ["case", "way", "texts", "texts a second", "over the stream's in bfloat16"], lines
+
+
+def corpus(rows: list[dict]) -> str:
+    """From texts to embeddings."""
+    return markdown(*corpus_lines(rows))
+
+
+def corpus_memory(rows: list[dict]) -> str:
+    """Peak memory by how many texts were embedded."""
+    lines = [
+        [f"{row['sentences']}", f"{row['peak_memory'] / 2**20:.0f} MiB"]
+        for row in at(rows, kind="corpus memory")
+    ]
+    return markdown(["texts so far", "peak memory of the process"], lines)
+
+
+# Of what is measured apart, by kind of row.
+LINES = {"serve": serving_lines, "corpus": corpus_lines}
 TABLES = {
     "where": lambda rows: where(rows) + "\n",
     "speed-ups": speed_ups,
@@ -197,6 +233,8 @@ TABLES = {
     "parts": parts,
     "fits": fits,
     "serving": serving,
+    "corpus": corpus,
+    "corpus-memory": corpus_memory,
 }
 _MARKED = re.compile(r"(<!-- rows: ([\w-]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
 

@@ -105,8 +105,8 @@ def _compiled_reference() -> Variant:
 
 def _peer(peer: peers.Peer) -> Variant:
     def prepare(model, batch, folder):
-        call = peer.prepare(model, batch, folder)
-        return lambda: Result(call())
+        run = peer.prepare(model, batch, folder, False)
+        return lambda: Result(run(batch))
 
     return Variant(peer.name, False, False, peer.why_not, prepare)
 

@@ -95,10 +95,11 @@ View view(const std::string& name, const Tensor& tensor) {
 
 void check(const Layer& layer) {
     const View& query = layer.query[0];
-    AAF_CHECK((query.dtype == ScalarType::Float || query.dtype == ScalarType::BFloat16) &&
+    const std::initializer_list<ScalarType> taken = {AAF_ENGINE_DTYPES(AAF_SCALAR_TYPE)};
+    AAF_CHECK(std::find(taken.begin(), taken.end(), query.dtype) != taken.end() &&
                   query.shape.size() == 2 && query.shape[0] > 0,
               "layer.query weight: got ", text(query.dtype), " of shape ", text(query.shape),
-              ", expected a matrix in float32 or bfloat16.");
+              ", expected a matrix in ", any_of(taken), ".");
     const View& ffn = layer.ffn[0];
     AAF_CHECK(ffn.shape.size() == 2 && ffn.shape[0] > 0, "layer.ffn weight: got shape ",
               text(ffn.shape), ", expected a matrix.");

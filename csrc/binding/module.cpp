@@ -36,7 +36,7 @@ PyObject* build_info(PyObject*, PyObject*) {
 #endif
     // Whose products are never oneDNN's, whatever the number of rows.
     std::string own_products = "int8";
-    for (const ScalarType dtype : {ScalarType::Float, ScalarType::BFloat16})
+    for (const ScalarType dtype : {AAF_ENGINE_DTYPES(AAF_SCALAR_TYPE)})
         if (engine::kernel_rows(dtype) == std::numeric_limits<int64_t>::max())
             own_products += std::string(" ") + text(dtype);
     return Py_BuildValue("{ssssssssss}", "instruction_set", cpu::instruction_set(), "compiler",

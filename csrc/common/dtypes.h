@@ -44,6 +44,21 @@ inline const char* text(ScalarType dtype) {
     }
 }
 
+// Bytes of an element, for the dtypes of rows and of indices.
+inline int64_t size_of(ScalarType dtype) {
+    switch (dtype) {
+#define AAF_SIZE(T)      \
+    case kScalarType<T>: \
+        return sizeof(T);
+        AAF_CPU_DTYPES(AAF_SIZE)
+#undef AAF_SIZE
+        case ScalarType::Int:
+            return sizeof(int32_t);
+        default:
+            return sizeof(int64_t);
+    }
+}
+
 // "a, b or c".
 inline std::string any_of(std::initializer_list<ScalarType> dtypes) {
     std::string all;

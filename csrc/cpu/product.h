@@ -101,8 +101,10 @@ void quantize(const Quantize<T>& args, int64_t begin, int64_t end) {
 }
 
 // Null for the dtypes that have no products of their own.
+#define AAF_OR_IS(U) || __is_same(T, U)
 template <class T>
-constexpr bool kHasProducts = __is_same(T, float) || __is_same(T, BFloat16);
+constexpr bool kHasProducts = false AAF_ENGINE_DTYPES(AAF_OR_IS);
+#undef AAF_OR_IS
 
 template <class T>
 constexpr ProductKernel<T, typename WordOf<T>::type> product_of() {

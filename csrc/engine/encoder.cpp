@@ -196,9 +196,13 @@ void EncoderOf<T>::pool(const Encode& call, const Matrix<T>& states, Workspace& 
 
 std::unique_ptr<Encoder> make_encoder(std::shared_ptr<Engine> engine,
                                       const Embeddings& embeddings) {
-    if (engine->dtype() == ScalarType::Float)
-        return std::make_unique<EncoderOf<float>>(std::move(engine), embeddings);
-    return std::make_unique<EncoderOf<BFloat16>>(std::move(engine), embeddings);
+#define AAF_MAKE(T)                        \
+    if (engine->dtype() == kScalarType<T>) \
+        return std::make_unique<EncoderOf<T>>(std::move(engine), embeddings);
+    AAF_ENGINE_DTYPES(AAF_MAKE)
+#undef AAF_MAKE
+    refuse("engine: got ", text(engine->dtype()), ", expected ",
+           any_of({AAF_ENGINE_DTYPES(AAF_SCALAR_TYPE)}), ".");
 }
 
 }  // namespace albert_act_fast::engine

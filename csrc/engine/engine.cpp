@@ -355,9 +355,13 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool onednn) {
-    if (layer.query[0].dtype == ScalarType::Float)
-        return std::make_unique<EngineOf<float>>(layer, weights, onednn);
-    return std::make_unique<EngineOf<BFloat16>>(layer, weights, onednn);
+#define AAF_MAKE(T)                             \
+    if (layer.query[0].dtype == kScalarType<T>) \
+        return std::make_unique<EngineOf<T>>(layer, weights, onednn);
+    AAF_ENGINE_DTYPES(AAF_MAKE)
+#undef AAF_MAKE
+    refuse("layer.query weight: got ", text(layer.query[0].dtype), ", expected ",
+           any_of({AAF_ENGINE_DTYPES(AAF_SCALAR_TYPE)}), ".");
 }
 
 }  // namespace albert_act_fast::engine

@@ -101,7 +101,7 @@ Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, boo
     AAF_CHECK(weights != Weights::int8 || inputs_ <= kMaxInt8Inputs, "int8: a product has ",
               inputs_, " inputs, expected at most ", kMaxInt8Inputs, ", whose sum fits int32.");
     AAF_CHECK(weights == Weights::int8 || onednn || inputs_ % kWordInputs == 0,
-              "onednn: got false for bfloat16 products of ", inputs_,
+              "onednn: got false for ", text(kScalarType<T>), " products of ", inputs_,
               " inputs, expected an even number of them without oneDNN, because rows are read two "
               "numbers at a time.");
     for (const auto& layer : layers) outputs_ += layer.outputs;
@@ -246,7 +246,8 @@ size_t Linear<T>::bytes() const {
     return panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes() + copy;
 }
 
-template class Linear<float>;
-template class Linear<BFloat16>;
+#define AAF_INSTANTIATE(T) template class Linear<T>;
+AAF_ENGINE_DTYPES(AAF_INSTANTIATE)
+#undef AAF_INSTANTIATE
 
 }  // namespace albert_act_fast::engine

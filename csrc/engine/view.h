@@ -21,9 +21,7 @@ struct View {
         for (const int64_t size : shape) product *= size;
         return product;
     }
-    int64_t bytes() const {
-        return count() * (dtype == ScalarType::Long ? 8 : dtype == ScalarType::BFloat16 ? 2 : 4);
-    }
+    int64_t bytes() const { return count() * size_of(dtype); }
 };
 
 template <class T>

@@ -20,6 +20,8 @@ struct Half {
 // What rows may be of, on each kind of device: DO(type) of all.
 #define AAF_CPU_DTYPES(DO) DO(float) DO(double) DO(BFloat16) DO(Half)
 #define AAF_CUDA_DTYPES(DO) DO(float) DO(BFloat16) DO(Half)
+// Those that the C++ engine takes, whose products are its own.
+#define AAF_ENGINE_DTYPES(DO) DO(float) DO(BFloat16)
 
 template <class To, class From>
 AAF_INLINE To bit_cast(From value) {

@@ -78,6 +78,9 @@ def made_up_rows() -> list[dict]:
     serve = {"kind": "serve", "case": "base", "variant": "serve cpp float32", "load": 0.5, **FACTS}
     serve |= {"rate": 31.0, "throughput": 31.0, "p50": 0.0123, "p99": 0.02, "requests": 9}
     rows.append({**serve, "failed": 0})
+    way = "TextEncoder.stream bfloat16"
+    corpus = {"kind": "corpus", "case": "base, 9 sentences", "variant": way, **FACTS}
+    rows.append({**corpus, "sentences": 9, "texts_a_second": 123.0, "error": 1e-3})
     return [*rows, {**operator, "ratios": [2.0] * 5, "floor_seconds": 5e-6, "share_of_floor": 0.5}]
 
 

@@ -62,6 +62,7 @@ def test_json_document(document, checkpoint):
         "device",
         "dtype",
         "quantization",
+        "tokenization",
         "versions",
         "batch_size",
         "texts",

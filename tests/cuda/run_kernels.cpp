@@ -147,7 +147,7 @@ void check_halting_step(const Batch& batch, const Memory<uint64_t>& workspace, f
     bool asking = false;
     for (int64_t r = 0; r < rows; ++r) {
         rules.push_back(halting_rule(batch.accumulated[r], 0.5f, args.limits));
-        asking |= rules.back().goes_on && rules.back().accumulated < threshold;
+        asking |= rules.back().asks;
     }
     int64_t running = 0, left = 0, sequence = 0;
     for (int64_t r = 0; r < rows; ++r) {

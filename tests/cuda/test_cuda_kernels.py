@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from support.models import mask_of, random_batch, random_model
-from support.operator_parity import apply, check, same_bits
+from support.operator_parity import DTYPES, apply, check, same_bits
 
 from albert_act_fast.ops.contracts import implementation_of
 from suite.operator_calls import MAKERS, Call, Maker
 
 pytestmark = pytest.mark.usefixtures("schedule")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROWS_OF_A_BLOCK = 8
 
 

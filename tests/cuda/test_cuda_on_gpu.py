@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.models import mask_of, random_batch, random_model
-from support.operator_parity import apply, check, copied, same_bits
+from support.operator_parity import DTYPES, apply, check, copied, same_bits
 
 from albert_act_fast.implementations import availability
 from albert_act_fast.ops.contracts import implementation_of
@@ -17,7 +17,6 @@ pytestmark = [
         availability("cuda")["cuda"] is not None, reason=str(availability("cuda")["cuda"])
     ),
 ]
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

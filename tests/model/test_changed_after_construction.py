@@ -9,9 +9,11 @@ from support.engines import ON_CPU
 from support.models import mask_of, random_batch, random_model
 from torch import nn
 
+from albert_act_fast.configuration import POSITION_TYPES
+
 every_implementation = pytest.mark.parametrize("implementation", [*ON_CPU, "reference", "auto"])
 every_engine = pytest.mark.parametrize("implementation", ON_CPU)
-POSITIONS = ("absolute", "relative_key", "relative_key_query")
+POSITIONS = tuple(POSITION_TYPES)
 
 
 def batch_of(model, lengths=(5, 9, 2)):

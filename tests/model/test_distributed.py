@@ -9,8 +9,9 @@ from support.one_process import one_process
 from torch.nn.parallel import DistributedDataParallel
 
 import albert_act_fast as aaf
+from albert_act_fast.configuration import POSITION_TYPES
 
-POSITIONS = ("absolute", "relative_key", "relative_key_query")
+POSITIONS = tuple(POSITION_TYPES)
 
 
 @pytest.fixture(scope="module")

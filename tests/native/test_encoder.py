@@ -191,6 +191,25 @@ def test_ids_may_be_int32():
     assert torch.equal(run(encoder, [s.int() for s in sequences]).rows, expected.rows)
 
 
+def test_memory_right_behind_int32_ids_is_another_s():
+    """What is written may begin where the ids end, and not before."""
+    encoder = encoder_of(random_model(6))
+    for overlap in (0, 1):
+        memory = torch.zeros(8, dtype=torch.int32)
+        ids, state = memory[:4], memory[4 - overlap :].view(torch.float32)[:4]
+        ids.copy_(torch.arange(4))
+        arguments = (encoder._handle, ids, torch.tensor([0, 4]), 0.99, 12, "mean", False)
+        outputs = (torch.empty(1, 48), state, torch.empty(4))
+        if overlap:
+            with pytest.raises(ValueError, match="n_updates: shares memory with ids"):
+                torch.ops.albert_act_fast.encoder_run.default(*arguments, *outputs)
+        else:
+            torch.ops.albert_act_fast.encoder_run.default(*arguments, *outputs)
+            expected = run(encoder, [torch.arange(4)], "mean")
+            assert torch.equal(outputs[0], expected.rows)
+            assert torch.equal(state, expected.n_updates)
+
+
 def test_no_sequence():
     encoder = encoder_of(random_model(6))
     assert run(encoder, [], "mean").rows.shape == (0, 48)

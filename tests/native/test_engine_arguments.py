@@ -9,7 +9,7 @@ import signal
 
 import pytest
 import torch
-from support.models import random_model
+from support.models import random_config, random_model
 
 from albert_act_fast import native
 from albert_act_fast.engine.layer import layer_weights
@@ -36,8 +36,7 @@ def arguments(dtype: torch.dtype = torch.float32, width: int = 48) -> dict:
         "hidden": torch.randn(TOKENS, width, generator=generator).to(dtype),
         "offsets": torch.tensor([0, *LENGTHS]).cumsum(0),
         "positions": torch.cat([torch.arange(length) for length in LENGTHS]),
-        "threshold": 0.99,
-        "max_iterations": 6,
+        **random_config(num_hidden_layers=6).halting_limits._asdict(),
         "out": torch.full((TOKENS, width), float("nan"), dtype=dtype),
         "n_updates": torch.full((TOKENS,), float("nan")),
         "remainders": torch.full((TOKENS,), float("nan")),

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 import torch
-from support.models import random_model
+from support.models import random_config, random_model
 
 from albert_act_fast import native
 from albert_act_fast.engine import native_engine
@@ -31,8 +31,7 @@ def run(engine: NativeEngine) -> torch.Tensor:
         hidden=hidden,
         offsets=torch.tensor([0, 5]),
         positions=torch.arange(5),
-        threshold=0.99,
-        max_iterations=6,
+        **random_config(num_hidden_layers=6).halting_limits._asdict(),
         out=out,
         n_updates=torch.empty(5),
         remainders=torch.empty(5),

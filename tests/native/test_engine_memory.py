@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support.models import random_model
+from support.models import random_config, random_model
 
 from albert_act_fast import native, ops
 from albert_act_fast.engine.layer import layer_weights
@@ -33,8 +33,7 @@ def run(packed, lengths: list[int], dtype: torch.dtype = torch.float32, width: i
         hidden=hidden,
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         positions=torch.cat([torch.arange(length) for length in lengths]),
-        threshold=0.99,
-        max_iterations=12,
+        **random_config(num_hidden_layers=12).halting_limits._asdict(),
         **dict(zip(("out", "n_updates", "remainders"), out, strict=True)),
     )
     return out

@@ -59,11 +59,11 @@ def by_the_rule(
 ) -> tuple[HaltingState, torch.Tensor, torch.Tensor]:
     """All tokens at once; also the weights and who ran, [iterations, 1, tokens]."""
     p = torch.tensor(probabilities, dtype=torch.float32).T.unsqueeze(1)
-    threshold = AlbertActConfig(act_epsilon=epsilon).halting_threshold
+    limits = AlbertActConfig(act_epsilon=epsilon).halting_limits
     state = HaltingState.start(torch.empty(1, len(probabilities), 7))
     weights, running = [], []
     for of_iteration in p:
-        runs, w, state = halting_rule(of_iteration, state, threshold)
+        runs, w, state = halting_rule(of_iteration, state, limits)
         weights.append(w)
         running.append(runs)
     return state, torch.stack(weights), torch.stack(running)
@@ -190,8 +190,9 @@ def test_float64_states_are_float64():
 def test_gradient_flows_through_probabilities_and_remainder_not_through_counts():
     p = torch.tensor([[0.25, 0.75]], dtype=torch.float64, requires_grad=True)
     state = HaltingState.start(p.unsqueeze(-1).detach())
-    _, first, state = halting_rule(p, state, 0.99)
-    _, second, state = halting_rule(p, state, 0.99)
+    limits = AlbertActConfig(act_epsilon=0.01).halting_limits
+    _, first, state = halting_rule(p, state, limits)
+    _, second, state = halting_rule(p, state, limits)
     assert not state.n_updates.requires_grad
     # The first token goes on twice; the second halts with remainder 1 - p.
     (state.remainder.sum() + 10 * first.sum() + 100 * second[0, 0]).backward()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from support.huge_scores import check_huge_scores, with_huge_scores
-from support.operator_parity import apply, check, copied, same_bits
+from support.operator_parity import DTYPES, apply, check, copied, same_bits
 
 from albert_act_fast import ops
 from albert_act_fast.ops import torch_ops
 from albert_act_fast.ops.contracts import IMPLEMENTATIONS
-from suite.operator_calls import MAKERS, PLAIN, RAGGED, Call, Maker
+from suite.operator_calls import (
+    MAKERS,
+    PLAIN,
+    RAGGED,
+    Call,
+    Maker,
+    candidate_and_probability,
+)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (1, 5, 48, 65, 768)
 OVERLOADS = [
     pytest.param(
@@ -35,6 +43,21 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).remo
 def test_every_operator_is_covered():
     assert set(MAKERS) == set(PLAIN) == set(ops.OPERATORS)
     assert {p.values[0] for p in CPU_OVERLOADS if p.values[1] == "torch"} == set(ops.OPERATORS)
+
+
+@pytest.mark.parametrize(
+    "implementation",
+    [i for n, i, _ in (p.values for p in CPU_OVERLOADS) if n == "add_layer_norm" and i != "torch"],
+)
+def test_every_dtype_of_rows_is_tested(implementation):
+    """Asks the kernels, which name what they take; those of plain PyTorch take what it takes."""
+    call = MAKERS["add_layer_norm"](Maker(0, torch.float32, False), 5, [3])
+    integers = {k: v.int() if k in ("x", "residual", "weight", "bias", "out") else v
+                for k, v in call.arguments.items()}  # fmt: skip
+    with pytest.raises(Exception, match="expected") as refused:
+        ops.implementation_of("add_layer_norm", implementation)(*integers.values())
+    named = set(re.findall(r"\w*float\w+", str(refused.value)))
+    assert named - {"float64"} == {str(dtype).removeprefix("torch.") for dtype in DTYPES}
 
 
 @every_overload
@@ -149,11 +172,25 @@ def test_halting_step_at_every_threshold(name, implementation, device, dtype, th
     for seed in range(4):
         make = Maker(3000 + seed, dtype, wide=seed % 2 == 0)
         options = {"threshold": threshold, "last": last, "summed": seed > 1}
-        try:
-            call = MAKERS[name](make, 48, RAGGED["ragged"], **options)
-        except AssertionError:
-            pytest.fail("this seed's rows cannot be kept from the threshold: choose another")
+        call = MAKERS[name](make, 48, RAGGED["ragged"], **options)
         check(call, apply(call, implementation, device))
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "device"), [p for p in OVERLOADS if p.values[0] == "halting_step"]
+)
+@pytest.mark.parametrize("threshold", [0.6000000238418579, 0.9900000095367432, 1.0])
+def test_halting_step_at_every_probability(name, implementation, device, threshold):
+    """The whole of the rule; in the other tests nearly all p are below one half."""
+    make, options = Maker(7, torch.float32, True), {"spread": 5.0, "margin": 1e-4}
+    call = MAKERS[name](make, 5, [4000], threshold=threshold, **options)
+    a = call.in_float64()
+    rows = int(a["query_offsets"][-1])
+    _, p = candidate_and_probability(a, rows)
+    pairs = torch.stack([p, a["accumulated_probability"][:rows]], 1)
+    of_each = torch.histogramdd(pairs, [10, 10], range=[0.0, 1.0, 0.0, 1.0]).hist
+    assert int((of_each > 0).sum()) > 95, "some p do not meet some accumulated probabilities"
+    check(call, apply(call, implementation, device))
 
 
 # accumulated probability, threshold, then (with p = 0.5 exactly): does the row run on as long as

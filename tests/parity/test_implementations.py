@@ -100,6 +100,18 @@ def test_training(name):
             choose(name, training=training)
 
 
+def test_every_implementation_has_its_place_and_its_engines():
+    assert {name for names in PREFERENCE.values() for name in names} == set(ENGINE_IMPLEMENTATIONS)
+    assert set(engine.ENGINES) == set(ENGINE_IMPLEMENTATIONS)
+
+
+@pytest.mark.parametrize("device", PREFERENCE)
+def test_no_implementation_lacks_some_operators(device):
+    """It would be passed over without a word, by "auto" and by the tests that ask what there is."""
+    for name in PREFERENCE[device]:
+        assert "operators missing" not in (availability(device)[name] or "")
+
+
 def test_availability_gives_a_reason():
     for device in ("cpu", "cuda", torch.device("cuda", 1)):
         reasons = availability(device)

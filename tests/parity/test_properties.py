@@ -8,14 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.compare import HIDDEN, TIE, run, trace_reference
+from support.compare import HIDDEN, run, trace_reference
 from support.engines import ON_CPU
 from support.models import mask_of, random_batch, random_model
+
+from albert_act_fast.configuration import POSITION_TYPES
 
 every_implementation = pytest.mark.parametrize("implementation", [*ON_CPU, "reference"])
 seeds = st.integers(0, 2**31)
 lengths_of_batches = st.lists(st.integers(0, 17), min_size=1, max_size=6).filter(any)
-POSITIONS = ("absolute", "relative_key", "relative_key_query")
+POSITIONS = tuple(POSITION_TYPES)
 
 
 @functools.lru_cache(maxsize=64)
@@ -43,8 +45,7 @@ def rows(output, index):
 
 def is_open(model, inputs) -> torch.Tensor:
     """Whether the reference's own rounding decides any token's depth, in any sequence."""
-    margin = trace_reference(model, **inputs).margin
-    return ((margin < TIE) & inputs["attention_mask"].bool()).any()
+    return (trace_reference(model, **inputs).is_open & inputs["attention_mask"].bool()).any()
 
 
 @every_implementation
@@ -140,7 +141,7 @@ def test_weights_of_a_halted_token_sum_to_one(seed, lengths, epsilon, limit):
     not_halted = ~halted & (mask == 1)
     assert (sums[not_halted] <= 1 - epsilon + 1e-6).all()
     assert (traced.output.n_updates[not_halted] == limit).all()
-    if ((traced.margin < TIE) & (mask == 1)).any():
+    if traced.is_open[mask == 1].any():
         return
     before_halting = (sums - traced.output.remainders)[halted]
     for implementation in ON_CPU:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from albert_act_fast import AlbertActForMaskedLM, AlbertActModel
+from albert_act_fast.configuration import POSITION_TYPES
 from tests.replaced.agreement import (
     GRADIENT_ROUNDING,
     ROUNDING,
@@ -42,7 +43,7 @@ def gradients_of(loss: torch.Tensor, model: nn.Module, **options) -> dict[str, t
 
 @every_dtype
 @every_implementation
-@pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("positions", POSITION_TYPES)
 def test_outputs(positions, implementation, dtype):
     model = tiny(position_embedding_type=positions, dtype=dtype)
     batch = batch_of(model)
@@ -62,7 +63,7 @@ def test_outputs(positions, implementation, dtype):
 @every_dtype
 @every_implementation
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("positions", POSITION_TYPES)
 def test_gradients_of_each_output(positions, field, implementation, dtype):
     model = tiny(position_embedding_type=positions, dtype=dtype)
     batch = batch_of(model)

@@ -10,6 +10,7 @@ from support.one_process import one_process
 from torch import nn
 
 from albert_act_fast import AlbertActForMaskedLM, AlbertActForSequenceClassification
+from albert_act_fast.configuration import POSITION_TYPES
 from tests.model.test_trainer import make_trainer
 from tests.replaced.agreement import (
     GRADIENT_ROUNDING,
@@ -235,7 +236,7 @@ def test_neftune(implementation, tmp_path):
 
 
 @pytest.mark.parametrize("implementation", ["auto", "torch", "reference"])
-@pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("positions", POSITION_TYPES)
 def test_distributed_data_parallel(positions, implementation, tmp_path):
     """Every parameter gets a gradient, or the second step fails."""
     model = tiny(AlbertActForSequenceClassification, position_embedding_type=positions).train()

@@ -10,6 +10,7 @@ from support.models import random_model
 from torch import nn
 
 from albert_act_fast import ops
+from albert_act_fast.configuration import POSITION_TYPES
 from albert_act_fast.engine import cpu
 from tests.replaced.agreement import (
     ENGINES,
@@ -137,7 +138,7 @@ def test_a_configuration_changed_after_construction(name, called):
 
 
 @pytest.mark.parametrize("implementation", ["reference", *IMPLEMENTATIONS])
-@pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("positions", POSITION_TYPES)
 def test_more_positions_than_there_are_in_the_table(positions, implementation):
     model = tiny(position_embedding_type=positions)
     model.config.max_position_embeddings = 500

@@ -76,7 +76,7 @@ def test_hugging_face_hub(encoder, classifier, monkeypatch):
         client = InferenceClient(model=f"{url}/embed")
         rows = client.feature_extraction(TEXTS[0], normalize=False)
         np.testing.assert_allclose(rows, encoder.encode(TEXTS[:1]), atol=2e-6)
-        about = httpx.get(f"{url}/info", trust_env=False).json()
+        about = httpx.get(f"{url}/info", timeout=None, trust_env=False).json()
         assert about["max_input_length"] == encoder.max_tokens
     with listening(classifier) as url:
         found = InferenceClient(model=f"{url}/predict").text_classification([[TEXTS[0]]])
@@ -97,3 +97,18 @@ def test_langchain(encoder):
         expected = encoder.encode(TEXTS, normalize=True)
         np.testing.assert_allclose(embeddings.embed_documents(TEXTS), expected, atol=2e-6)
         np.testing.assert_allclose(embeddings.embed_query(TEXTS[0]), expected[0], atol=2e-6)
+
+
+@pytest.mark.slow
+def test_llama_index(encoder):
+    reason = "needs llama-index-embeddings-text-embeddings-inference"
+    inference = pytest.importorskip(
+        "llama_index.embeddings.text_embeddings_inference", reason=reason
+    )
+    with listening(encoder) as url:
+        embeddings = inference.TextEmbeddingsInference(model_name="sentence", base_url=url)
+        expected = encoder.encode(TEXTS, normalize=True)
+        found = embeddings.get_text_embedding_batch(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+        found = embeddings.get_query_embedding(TEXTS[0])
+        np.testing.assert_allclose(found, expected[0], atol=2e-6)

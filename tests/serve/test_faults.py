@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from support.serve_process import ServeProcess
-from support.serving import ManualEngine, listening, run, running, settled
+from support.serving import Clock, ManualEngine, listening, run, running, settled
 
 from albert_act_fast.serve.engine import LocalEngine, works_of
 
@@ -137,30 +137,48 @@ async def test_a_client_that_goes_away_costs_nothing_more(encoder):
 
 @run
 async def test_a_client_that_takes_nothing_in_is_given_up(encoder):
-    async with running(encoder, transfer_timeout=0.01) as client:
+    clock = Clock()
+    async with running(encoder, clock=clock, transfer_timeout=30.0) as client:
+        sending = asyncio.Event()
 
         async def never():
             await asyncio.Event().wait()
 
         async def send(message):
+            sending.set()
             await asyncio.Event().wait()
 
         scope, receive = _scope("/embed", b'{"inputs": "so"}', never)
-        await client.app(scope, receive, send)
+        call = asyncio.create_task(client.app(scope, receive, send))
+        await sending.wait()
+        clock.advance(29.0)
+        await settled()
+        assert not call.done()
+        clock.advance(1.0)
+        await call
         metrics = (await client.get("/metrics")).text
         assert 'albert_act_fast_responses_total{route="/embed",status="499"} 1.0' in metrics
 
 
 @run
 async def test_a_body_that_does_not_come(encoder):
-    async with running(encoder, transfer_timeout=0.01) as client:
+    clock = Clock()
+    async with running(encoder, clock=clock, transfer_timeout=30.0) as client:
+        asked = asyncio.Event()
 
         async def body():
             yield b'{"inputs": '
+            asked.set()
             await asyncio.Event().wait()
 
         # httpx' transport reads ahead of nothing: the rest of the body is waited for.
-        answer = await client.post("/embed", content=body())
+        call = asyncio.create_task(client.post("/embed", content=body()))
+        await asked.wait()
+        clock.advance(29.0)
+        await settled()
+        assert not call.done()
+        clock.advance(1.0)
+        answer = await call
         assert (answer.status_code, answer.json()["error_type"]) == (408, "Timeout")
 
 
@@ -199,7 +217,10 @@ async def test_bodies_are_bounded_together(encoder):
 
 
 def test_clients_on_sockets_that_go_away(encoder):
-    with listening(encoder) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        listening(encoder) as url,
+        httpx.Client(base_url=url, timeout=None, trust_env=False) as client,
+    ):
         for cut in (0, 5):
             for _ in range(20):
                 raw = Raw(url)

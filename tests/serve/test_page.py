@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
+from support.browser import chromium
 from support.serving import listening
 
 pytestmark = pytest.mark.slow
 
-# Chromium cannot make its sandbox where it runs as root.
-_ARGUMENTS = ["--no-sandbox", "--no-proxy-server"]
-
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    with api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
-        except api.Error as error:
-            pytest.skip(f"no Chromium: {error.message.splitlines()[0]}")
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

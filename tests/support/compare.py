@@ -10,9 +10,12 @@ from torch import Tensor
 
 from albert_act_fast import AlbertActModel
 from albert_act_fast.outputs import AlbertActModelOutput
+from albert_act_fast.reference import HaltingState, halting_rule
+from suite.operator_calls import decision
 from support.engines import WITH_GRADIENTS
 
-# fp32: the reference's own |hp + p - threshold| below this leaves the halting iteration open.
+# fp32: where the reference would decide otherwise of a p that differs by this, the token's halting
+# iteration is open.
 TIE = 1e-6
 # fp32: hidden states, as a share of the reference's largest absolute value.
 HIDDEN = 1e-5
@@ -22,12 +25,12 @@ HIDDEN = 1e-5
 class Traced:
     """The reference's output, and what only watching its loop tells.
 
-    output: the model's own. margin: [B, S], the smallest |hp + p - threshold| while the token ran.
+    output: the model's own. is_open: bool [B, S], see TIE; the state of padding decides nothing.
     weights: [iterations, B, S], every weight w it was mixed with.
     """
 
     output: AlbertActModelOutput
-    margin: Tensor
+    is_open: Tensor
     weights: Tensor
 
 
@@ -43,7 +46,7 @@ def run(model: AlbertActModel, implementation: str, **inputs) -> AlbertActModelO
 
 def trace_reference(model: AlbertActModel, **inputs) -> Traced:
     """Runs the reference loop and watches the halting state at every iteration."""
-    layer, threshold = model.encoder.albert_layer, model.config.halting_threshold
+    layer, limits = model.encoder.albert_layer, model.config.halting_limits
     probabilities, states = [], []
     hooks = [
         layer.act.register_forward_hook(lambda _, __, p: probabilities.append(p)),
@@ -54,13 +57,15 @@ def trace_reference(model: AlbertActModel, **inputs) -> Traced:
     finally:
         for hook in hooks:
             hook.remove()
-    margin = torch.full_like(output.n_updates, float("inf"))
+    is_open = torch.zeros_like(output.n_updates, dtype=torch.bool)
     weights = []
     for p, hp in zip(probabilities, states, strict=True):
-        distance = (hp + p - threshold).abs()
-        margin = torch.where(hp < 1, torch.minimum(margin, distance), margin)
-        weights.append(torch.where(hp < 1, torch.where(hp + p > threshold, 1 - hp, p), 0))
-    return Traced(output, margin, torch.stack(weights))
+        state = HaltingState(hp, torch.zeros_like(hp), torch.zeros_like(hp))
+        running, weight, _ = halting_rule(p, state, limits)
+        differs = decision(p - TIE, hp, limits) != decision(p + TIE, hp, limits)
+        is_open |= running & differs.any(-1)
+        weights.append(weight)
+    return Traced(output, is_open, torch.stack(weights))
 
 
 def double(model: AlbertActModel) -> AlbertActModel:
@@ -75,8 +80,8 @@ def assert_parity(engine: AlbertActModelOutput, traced: Traced, mask: Tensor) ->
         iteration apart, and the sequence it is in is not compared further.
     """
     reference, mask = traced.output, mask.bool()
-    close = (traced.margin < TIE) & mask
-    compared = mask & ~close.any(1, keepdim=True)
+    is_open = traced.is_open & mask
+    compared = mask & ~is_open.any(1, keepdim=True)
     assert torch.equal(engine.n_updates[compared], reference.n_updates[compared])
     scale = reference.last_hidden_state.abs().max().item()
     error = (engine.last_hidden_state - reference.last_hidden_state).abs()[compared]
@@ -92,7 +97,7 @@ def assert_parity(engine: AlbertActModelOutput, traced: Traced, mask: Tensor) ->
         torch.testing.assert_close(
             engine.pooler_output, reference.pooler_output, rtol=0, atol=10 * HIDDEN
         )
-    return int(close.sum())
+    return int(is_open.sum())
 
 
 def assert_nothing_at_padding(output: AlbertActModelOutput, mask: Tensor) -> None:

@@ -7,6 +7,9 @@ import torch
 from albert_act_fast import ops
 from suite.operator_calls import INTEGER_POISON, PLAIN, Call
 
+# Of rows, in every implementation. float64, on CPUs alone: tests/native/test_native_loop.py.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def apply(call: Call, implementation: str, device: str = "cpu") -> Call:
     """A copy of the call on which the operator ran; its inputs must be as they were."""

@@ -21,6 +21,8 @@ class ServeProcess:
 
     def __init__(self, model: Path | str, *arguments: str, env: dict[str, str] | None = None):
         command = [sys.executable, "-m", "albert_act_fast", "serve", "--port", "0"]
+        # A busy machine is no reason to refuse.
+        command += ["--timeout", "86400"]
         self.process = subprocess.Popen(
             [*command, "--model", str(model), *arguments],
             stderr=subprocess.PIPE,

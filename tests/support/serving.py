@@ -18,6 +18,9 @@ from albert_act_fast.serve.server import Server
 from albert_act_fast.serve.service import Service
 from albert_act_fast.text.tokenize import TokenizedText
 
+# A busy machine is no reason to refuse: tests of time limits set them, or move the clock.
+UNHURRIED = {"timeout": 86400.0, "transfer_timeout": 86400.0}
+
 
 def run(test):
     """For tests that are coroutines."""
@@ -37,7 +40,8 @@ async def running(encoder, **settings):
     def make(*args):
         return Service(*args, **kwargs)
 
-    app = create_app(encoder, ServeSettings(workers=0, **settings), make_service=make)
+    settings = ServeSettings(**{"workers": 0, **UNHURRIED, **settings})
+    app = create_app(encoder, settings, make_service=make)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
@@ -135,7 +139,7 @@ async def settled(turns: int = 20) -> None:
 def listening(encoder, **settings):
     """The address of a service in a thread of this process, over the loopback."""
     config = uvicorn.Config(
-        create_app(encoder, ServeSettings(**{"workers": 0} | settings)),
+        create_app(encoder, ServeSettings(**{"workers": 0, **UNHURRIED, **settings})),
         port=0,
         http="h11",
         log_config=None,

@@ -20,6 +20,13 @@ from unittest import mock
 
 import torch
 
+from albert_act_fast import AlbertActConfig
+from albert_act_fast.engine.halting import (
+    Finished,
+    HaltingWeights,
+    RunningRows,
+    halting_step_arguments,
+)
 from albert_act_fast.ops import contracts, triton_ops
 from support.gpu_resources import Resources, read_cubin, write_table
 
@@ -115,12 +122,13 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     call("write_kv", row, row, index, count, *store)
     call("add_layer_norm", row, row, *norm, count, x(rows, hidden))
     workspace = x(contracts.halting_workspace(rows), dtype=torch.int64)
+    running, finished = RunningRows(row, state, index, offsets), Finished(row, state, state)
+    weights, limits = HaltingWeights(*norm, x(1, hidden), x(1)), AlbertActConfig().halting_limits
     for ffn_input in (None, row):
-        call(
-            "halting_step",
-            row, ffn_input, row, *norm, x(1, hidden), x(1), 0.99, 2, False, state, index, offsets,
-            row, state, index, offsets, workspace, row, state, state,
-        )  # fmt: skip
+        arguments = halting_step_arguments(
+            running, running, finished, weights, limits, 2, workspace, row, ffn_input
+        )
+        call("halting_step", *arguments)
     call("scatter_rows", row, index, count, row)
     for name in contracts.OPERATORS.keys() - LAUNCHED:
         from suite.operator_calls import MAKERS, Maker

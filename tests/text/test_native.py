@@ -13,7 +13,7 @@ from support.models import random_model
 
 from albert_act_fast import TextEncoder, native
 from albert_act_fast.engine import cpu, native_encoder, native_engine
-from albert_act_fast.text.compute import FrozenModel
+from albert_act_fast.text.compute import FrozenModel, PackedBatch, encode_packed, states_packed
 
 pytestmark = pytest.mark.skipif(native.why_no_cpp is not None, reason=str(native.why_no_cpp))
 WORDS = "so it was the best of times quiet monkeys stirred (and) 3.14 Ishmael sea".split()
@@ -65,7 +65,7 @@ def test_rows_are_those_of_the_model_s_own_forward_pass(
     """Which the same encoder takes where the native call may not be made."""
     encoder, texts = TextEncoder(model, tokenizer, **settings), ["so", *texts_of(9, 20)]
     found = encoder.encode(texts, pooling=pooling, details=True)
-    monkeypatch.setattr(FrozenModel, "native", lambda *_: None)
+    monkeypatch.setattr(FrozenModel, "native_for", lambda *_: None)
     expected = encoder.encode(texts, pooling=pooling, details=True)
     scale, same = np.abs(expected.embeddings).max(), found.rows == expected.rows
     if not settings:
@@ -145,6 +145,23 @@ def test_what_was_done_to_a_model_is_not_passed_by(model, tokenizer, change):
         with torch.no_grad():
             out = changed(**tokenizer(text, return_tensors="pt"), implementation="reference")
         np.testing.assert_allclose(row, out.pooler_output[0].numpy(), atol=2e-5)
+
+
+def test_other_token_types_are_computed_by_the_model(model, encoder):
+    """No tokenizer that the encoder takes gives any; a batch may have them."""
+    ids = [torch.tensor([2, 31, 47, 3]), torch.tensor([2, 8, 3])]
+    types = [torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0])]
+    batch = PackedBatch(torch.cat(ids), torch.cat(types), torch.tensor([0, 4, 7]))
+    rule = encoder._frozen.rule
+    found = encode_packed(encoder._frozen, batch, rule=rule, pooling="mean")
+    states = states_packed(encoder._frozen, batch, rule=rule)
+    for i, (sequence, kinds) in enumerate(zip(ids, types, strict=True)):
+        with torch.no_grad():
+            out = model(sequence[None], token_type_ids=kinds[None], implementation="reference")
+        expected = out.last_hidden_state[0]
+        np.testing.assert_allclose(found.rows[i], expected.mean(0).numpy(), atol=2e-5)
+        torch.testing.assert_close(states["last_hidden_state"][i], expected, rtol=0, atol=2e-5)
+        assert torch.equal(states["n_updates"][i], out.n_updates[0])
 
 
 def test_what_comes_and_goes_around_a_model_is_not_passed_by(encoder):

@@ -129,6 +129,10 @@ def test_spellings_of_the_pre_training_code():
         row, transposed = tf_names.find(variable)
         assert row.ours == "encoder.albert_layer.full_layer_layer_norm.weight"
         assert not transposed
+    row, transposed = tf_names.find(
+        "bert/encoder/transformer/sigmoid_activation_for_pondering/dense/kernel"
+    )
+    assert (row.ours, transposed) == ("encoder.albert_layer.act.dense.weight", True)
     row, _ = tf_names.find("tf_albert_act_model/albert/encoder/while/albert_layer/ffn/kernel:0")
     assert row.ours == "encoder.albert_layer.ffn.weight"
     for variable in names.BESIDE:

@@ -8,6 +8,7 @@ from support.count_rows import count_rows
 from support.models import mask_of, random_batch, random_model
 
 from albert_act_fast import AlbertActForMaskedLM
+from albert_act_fast.configuration import POSITION_TYPES
 
 LENGTHS = (9, 1, 14, 5)
 # Gradients that are 0 in exact arithmetic: softmax does not change with the keys' bias (it does
@@ -46,7 +47,7 @@ def assert_same_gradients(engine: dict, reference: dict, tolerance: float) -> No
 
 
 @pytest.mark.parametrize("padding", ["right", "left", "holes"])
-@pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("positions", POSITION_TYPES)
 def test_gradients_equal_the_references_in_fp64(positions, padding):
     model = masked_lm(1, torch.float64, position_embedding_type=positions)
     batch = batch_of(model, 2, padding)

@@ -12,17 +12,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.device_loop import packed
-from support.models import mask_of, random_batch, random_model
+from support.models import mask_of, random_batch, random_config, random_model
 
 import albert_act_fast
 from albert_act_fast import engine
 from albert_act_fast.engine import gpu
 from albert_act_fast.engine.gpu import counts, graphs
 from albert_act_fast.engine.gpu.graphs import Capacity, CapturedLoop, LayerGraphs, capacity_of
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import layer_weights
 
-LIMITS = HaltingLimits(0.99, 12)
+LIMITS = random_config(num_hidden_layers=12).halting_limits
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_the_second_batch_of_a_capacity_captures_and_the_third_replays(captured)
     assert len(made) == 1
     assert isinstance(find(layer_graphs, layer, [17, 1]), str)
     assert isinstance(find(layer_graphs, layer, [1, 1, 1]), str), "more sequences"
-    assert isinstance(find(layer_graphs, layer, [9, 3], HaltingLimits(0.99, 6)), str)
+    assert isinstance(find(layer_graphs, layer, [9, 3], LIMITS._replace(max_iterations=6)), str)
     assert layer_graphs.report() == {Capacity(16, 2): loop.buffers.nbytes()}
 
 

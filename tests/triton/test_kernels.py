@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl
 from support import triton_interpreter
-from support.operator_parity import apply, check
+from support.operator_parity import DTYPES, apply, check
 from torch.nn import functional as F
 
 from albert_act_fast import ops
@@ -18,7 +18,6 @@ from albert_act_fast.ops.contracts import implementation_of
 from suite.operator_calls import MAKERS, Maker, poisoned
 
 pytestmark = pytest.mark.usefixtures("interpreted")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = {
     "none": lambda x: x,
     "gelu": F.gelu,

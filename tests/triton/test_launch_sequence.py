@@ -17,7 +17,6 @@ from albert_act_fast.engine.gpu.iterations import (
     LAUNCHES_PER_ITERATION,
     launch_all,
 )
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.ops import triton_ops
 
@@ -51,10 +50,14 @@ class Recorded(TorchDispatchMode):
 
 
 def walk(counts, iterations=5, rows=600, library=False) -> Recorded:
-    layer = layer_weights(random_model(0).to("meta").encoder.albert_layer)
+    model = random_model(0, num_hidden_layers=iterations)
+    layer, limits = (
+        layer_weights(model.to("meta").encoder.albert_layer),
+        model.config.halting_limits,
+    )
     buffers = Buffers(layer, rows, 7, torch.float32, "meta")
     with Recorded() as recorded, torch.no_grad():
-        launch_all(layer, buffers, HaltingLimits(0.99, iterations), counts, library)
+        launch_all(layer, buffers, limits, counts, library)
     return recorded
 
 

@@ -11,7 +11,7 @@ from support.compare import assert_parity, run, trace_reference
 from support.device_loop import call_of_layer, packed
 from support.models import mask_of, random_batch, random_lengths, random_model
 
-from albert_act_fast.engine import HaltingLimits, PackedTokens, gpu
+from albert_act_fast.engine import PackedTokens, gpu
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.implementations import availability
 
@@ -58,15 +58,14 @@ def test_nothing_waits_for_the_device(way):
     lengths = random_lengths(1, 8, 40)
     offsets, positions = (x.cuda() for x in packed(lengths))
     hidden = torch.randn(sum(lengths), 48, device="cuda")
-    limits = HaltingLimits(model.config.halting_threshold, 12)
     call, tokens = call_of_layer(layer, "triton"), PackedTokens(None, positions, offsets)
     with torch.no_grad():
         for _ in range(2):  # compiles, then captures
-            gpu.iterate(call, hidden, tokens, limits)
+            gpu.iterate(call, hidden, tokens, model.config.halting_limits)
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                gpu.iterate(call, hidden, tokens, limits)
+                gpu.iterate(call, hidden, tokens, model.config.halting_limits)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import Arriving, KnownAtFirst
 from albert_act_fast.engine.gpu.graphs import graphs_of, release
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE, ROW_DTYPES
 

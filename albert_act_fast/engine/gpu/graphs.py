@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.gpu.iterations import launch_all
-from albert_act_fast.engine.halting import HaltingLimits
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.flags import is_set

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from albert_act_fast import ops
+from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.gpu.buffers import Buffers
 from albert_act_fast.engine.gpu.counts import KnownAtFirst
 from albert_act_fast.engine.halting import (
     Finished,
-    HaltingLimits,
     HaltingWeights,
     halting_step_arguments,
 )

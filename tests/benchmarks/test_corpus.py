@@ -1,0 +1,104 @@
+"""The corpus at toy size: who takes which texts, who is wrong, and what becomes of the figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from suite import corpus
+from suite.plots import corpus as picture
+from suite.tables import corpus as table
+from suite.tables import corpus_memory as memory_table
+
+TEXTS = [f"{'so ' * (n % 7)}it was {n}" for n in range(100)]
+BY_LENGTH = sorted(TEXTS, key=len)
+
+
+def way(**settings) -> corpus.Way:
+    return corpus.Way("some float32", lambda folder, files: None, **settings)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(
+    ("batch", "by_length"), [(None, False), (8, False), (8, True), (64, False), (64, True)]
+)
+def test_the_parts_hold_every_text_once(parts, batch, by_length):
+    cut = corpus._cut(way(batch=batch, by_length=by_length), TEXTS, BY_LENGTH, parts)
+    assert sorted(text for part in cut for text in part) == sorted(TEXTS)
+    assert len(cut) <= parts
+    batches = [
+        part[i : i + (batch or 100)] for part in cut for i in range(0, len(part), batch or 100)
+    ]
+    if by_length:
+        # Each is what sorting put together.
+        assert all(BY_LENGTH.index(some[0]) % batch == 0 for some in batches)
+        assert sum(len(some) < batch for some in batches) <= 1
+    else:
+        assert [text for part in cut for text in part] == TEXTS
+
+
+def test_a_slow_way_takes_fewer(monkeypatch):
+    monkeypatch.setattr(corpus, "CHECKED", 4)
+    cut = corpus._cut(way(batch=8, share=0.1), TEXTS, BY_LENGTH, 2)
+    assert cut == [TEXTS[:10]]
+
+
+def test_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "CHECKED", 4)
+    monkeypatch.setattr(corpus, "PART", 20)
+    stream = replace(corpus._stream("float32"), name="TextEncoder.stream bfloat16")
+    adaptive = corpus._model(8, "float32", by_length=True, implementation="reference")
+    dense = corpus._peer("HF SDPA float32", 8)
+
+    def off(folder, files):
+        embed = adaptive.prepare(folder, files)
+        return lambda texts: embed(texts) + np.float32(1e-3)
+
+    ways = [
+        stream,
+        replace(adaptive, share=1.0),
+        dense,
+        replace(adaptive, name="off float32", prepare=off),
+        replace(adaptive, name="absent float32", why_not=lambda device: "not installed: it"),
+    ]
+    ticks = iter(range(1000))
+
+    class Clock:
+        now = staticmethod(lambda: float(next(ticks)))
+
+    advances = []
+    rows = corpus.corpus_rows(
+        tmp_path, "tiny", lambda: advances.append(1), sentences=40, ways=ways, clock=Clock
+    )
+    assert len(advances) <= corpus.steps(40, ways)
+    assert [row.get("sentences") for row in rows] == [40, 40, 4, None, None]
+    # Two parts of a second each, and one.
+    assert [row.get("texts_a_second") for row in rows] == [20, 20, 4, None, None]
+    assert "error" in rows[3]["wrong"]
+    assert rows[4]["skipped"] == "not installed: it"
+    assert all(row["error"] <= 1e-4 for row in rows[:3])
+
+    lines = table(rows).splitlines()
+    assert "| tiny, 40 sentences | TextEncoder.stream bfloat16 | 40 | 20 | 1.00x |" in lines
+    assert len(lines) == 2 + 3
+    assert len(picture(rows).axes[0].patches) == 3
+    assert picture(rows[3:]) is None
+
+
+def test_memory():
+    rows = corpus.memory_rows(effort=0.001)
+    assert [row["sentences"] for row in rows] == [20, 50, 100, 200]
+    peaks = [row["peak_memory"] for row in rows]
+    assert peaks == sorted(peaks)
+    assert peaks[0] > 2**20
+    assert f"| 20 | {peaks[0] / 2**20:.0f} MiB |" in memory_table(rows)
+
+
+@pytest.mark.slow
+def test_all_ways(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "CHECKED", 6)
+    rows = corpus.corpus_rows(tmp_path, "tiny", sentences=16)
+    assert not [row for row in rows if "wrong" in row], rows
+    assert all("texts_a_second" in row or "not installed" in row["skipped"] for row in rows)
