@@ -64,6 +64,11 @@ def info(
             {name: "available" if why is None else f"no: {why}" for name, why in reasons.items()},
         )
         out.line("  ", ("auto", "bold"), f" takes {report['auto'][device]} in inference")
+    _section(
+        out,
+        "text encoder on cpu, batch-invariant",
+        {name: "yes" if why is None else f"no: {why}" for name, why in report["invariant"].items()},
+    )
     why = report["cuda_graphs"]
     _section(out, "triton engine", {"CUDA graphs": "used" if why is None else f"no: {why}"})
 
@@ -73,6 +78,7 @@ def collect() -> dict:
     import torch
 
     from albert_act_fast import implementations, native
+    from albert_act_fast.engine import cpu
     from albert_act_fast.engine.gpu import graphs
 
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -89,6 +95,10 @@ def collect() -> dict:
         "built": _built(),
         "not_built": _not_built(),
         "implementations": {device: implementations.availability(device) for device in devices},
+        "invariant": {
+            products: cpu.why_not_batch_invariant(products)
+            for products in ("float32", "bfloat16", "int8")
+        },
         "auto": {device: implementations.choose(device=device).name for device in devices},
     }
 

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from albert_act_fast import native, ops
 from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call, autocast_is_on
-from albert_act_fast.engine.layer import LayerWeights
+from albert_act_fast.engine.layer import LayerWeights, WeightAndBias, embedding_weights
+from albert_act_fast.engine.native_encoder import NativeEncoder
 from albert_act_fast.engine.native_engine import NativeEngine
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 
 HOW = "all iterations below Python, on packed weights"
 DTYPES = (torch.float32, torch.bfloat16)
+_MAPPING = "encoder.embedding_hidden_mapping_in"
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,62 @@ def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
     )
 
 
-def make_engine(weights: LayerWeights, int8: bool) -> NativeEngine:
-    onednn = _has_onednn(weights.query[0].dtype)
+def make_engine(
+    weights: LayerWeights, int8: bool, *, batch_invariant: bool = False
+) -> NativeEngine:
+    """batch_invariant: all products are to be the engine's own, whether they are as fast or not."""
+    onednn = not batch_invariant and _has_onednn(weights.query[0].dtype)
     return NativeEngine(weights, int8=int8, onednn=onednn)
+
+
+def why_not_batch_invariant(products: str) -> str | None:
+    """None where products of that dtype ("float32", "bfloat16" or "int8") are never oneDNN's on
+    this machine, so that a sequence's results do not depend on the number of rows."""
+    if native.library is None:
+        return native.why_no_cpp
+    own = native.build_info()["own_products"].split()
+    if products in own or not _has_onednn(getattr(torch, products)):
+        return None
+    return "products of many rows are oneDNN's on this processor"
+
+
+def why_not_encode(call: Call) -> str | None:
+    """None where a `NativeEncoder` can compute the call from ids on, else the reason."""
+    reason = why_not(call)
+    for prefix in ("embeddings.", _MAPPING):
+        reason = reason or call.inspection.why_not_read(prefix)
+    if reason is not None:
+        return reason
+    weights, dtype = embedding_weights(call.embeddings), call.layer_weights.query[0].dtype
+    mapping = call.encoder.embedding_hidden_mapping_in
+    tensors = (weights.word, weights.token_type, weights.position, *weights.norm)
+    for tensor in (*tensors, mapping.weight, mapping.bias):
+        if tensor is not None and tensor.dtype != dtype:
+            return f"weights of the embeddings are {tensor.dtype}, not {dtype} as query.weight"
+    return None
+
+
+def make_encoder(
+    call: Call,
+    pooler: WeightAndBias | None,
+    max_tokens: int,
+    *,
+    batch_invariant: bool = False,
+) -> NativeEncoder:
+    """Of weights that will not change: nothing looks after them.
+
+    Args:
+        call: one that `why_not_encode` has nothing against.
+        batch_invariant: as in `make_engine`.
+    """
+    mapping = call.encoder.embedding_hidden_mapping_in
+    return NativeEncoder(
+        make_engine(call.layer_weights, call.int8, batch_invariant=batch_invariant),
+        embedding_weights(call.embeddings),
+        (mapping.weight.detach(), mapping.bias.detach()),
+        pooler,
+        max_tokens,
+    )
 
 
 @functools.cache

@@ -100,6 +100,12 @@ class NativeEngine:
         return rows
 
     @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a sequence's results have the same bits whatever stands beside it, and with any
+        number of threads: all products are the engine's own, for any number of rows."""
+        return _ops.engine_is_batch_invariant.default(self._handle)
+
+    @property
     def packed_bytes(self) -> int:
         return _ops.engine_packed_bytes.default(self._handle)
 

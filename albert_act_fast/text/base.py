@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from albert_act_fast.text import loading, pipeline
-from albert_act_fast.text.compute import FrozenModel
+from albert_act_fast.text.compute import FrozenModel, bare
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.tokenize import TextTokenizer, TokenizedText, TokenizeOptions
 from albert_act_fast.tokenizer import check_vocabulary
@@ -42,6 +42,7 @@ class FrozenEncoder:
         dtype: torch.dtype | None = None,
         quantization: str | None = None,
         implementation: str | None = None,
+        batch_invariant: bool = False,
     ):
         """
         Args:
@@ -51,9 +52,12 @@ class FrozenEncoder:
             dtype: of weights and states; default, the model's.
             quantization: "int8", or None for the model's own setting.
             implementation: see `albert_act_fast.implementations`; default, the model's own.
+            batch_invariant: compute so that `encode` and `depth` give a text the same bits in
+                every batch, even where that is slower; see the property of that name.
 
         Raises:
-            TypeError, ValueError: an argument is not what it should be, or the two do not fit.
+            TypeError, ValueError: an argument is not what it should be, the two do not fit, or
+                what computes the model is not batch-invariant though that was asked for.
         """
         from albert_act_fast.modeling import AlbertActPreTrainedModel
 
@@ -70,6 +74,7 @@ class FrozenEncoder:
             dtype=dtype,
             quantization=quantization,
             implementation=implementation,
+            batch_invariant=batch_invariant,
         )
 
     @classmethod
@@ -81,13 +86,14 @@ class FrozenEncoder:
         dtype: torch.dtype | None = None,
         quantization: str | None = None,
         implementation: str | None = None,
+        batch_invariant: bool = False,
         tokenization: str | None = None,
     ) -> TextEncoder:
         """
         Args:
             name: a folder, a hub name, or the name of a model that ships ("sentence", "sst2").
             device: default, the GPU if there is one, else the CPU.
-            dtype, quantization, implementation: as in the constructor.
+            dtype, quantization, implementation, batch_invariant: as in the constructor.
             tokenization: "published" or "transformers", the rule that cuts texts by a
                 `spiece.model`; default, the one that the model was trained with (see
                 `albert_act_fast.tokenizer`).
@@ -103,6 +109,7 @@ class FrozenEncoder:
             dtype=dtype,
             quantization=quantization,
             implementation=implementation,
+            batch_invariant=batch_invariant,
         )
 
     @classmethod
@@ -114,7 +121,16 @@ class FrozenEncoder:
         return self
 
     def _set_up(
-        self, model, tokenizer, missing, *, device, dtype, quantization, implementation
+        self,
+        model,
+        tokenizer,
+        missing,
+        *,
+        device,
+        dtype,
+        quantization,
+        implementation,
+        batch_invariant=False,
     ) -> None:
         check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
         if quantization is not None:
@@ -124,16 +140,18 @@ class FrozenEncoder:
         # Of `encode` where it is not told.
         self.pooling = "mean"
         config = model.config
-        bare = self._bare(model)
+        base = bare(model)
         # Frozen and in inference: what is chosen now is what every call would choose.
         model.eval().requires_grad_(False)
-        chosen = bare._choose(implementation, bare._inspect(), model.device)
+        chosen = base._choose(implementation, base._inspect(), model.device)
         if config.quantization is not None and chosen.name not in ("cpp", "reference"):
             raise ValueError(
                 f"quantization: got {config.quantization!r}, which only implementation 'cpp' "
                 f"computes; got {chosen.name!r} ({chosen.reason})."
             )
-        self._frozen = FrozenModel(model, chosen)
+        self._frozen = FrozenModel(model, chosen, batch_invariant=batch_invariant)
+        if batch_invariant and (reason := self._frozen.why_not_batch_invariant()) is not None:
+            raise ValueError(f"batch_invariant: got True, which cannot be met: {reason}.")
         self._tokenizer = TextTokenizer(tokenizer, config.max_position_embeddings)
 
     @property
@@ -147,7 +165,7 @@ class FrozenEncoder:
 
     @property
     def device(self) -> torch.device:
-        return self._frozen.model.device
+        return self._frozen.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,6 +175,19 @@ class FrozenEncoder:
     def implementation(self) -> str:
         """What computes: the name of an implementation."""
         return self._frozen.choice.name
+
+    @property
+    def why_not_batch_invariant(self) -> str | None:
+        """None where `batch_invariant` is true, else the reason."""
+        return self._frozen.why_not_batch_invariant()
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether `encode` and `depth` give a text the same bits alone, in any batch, order and
+        window, and with any number of threads: where the C++ implementation computes from ids to
+        embeddings with products of its own. That depends on the processor and the dtype
+        (`albert-act-fast info`); the constructor's argument makes it so."""
+        return self.why_not_batch_invariant is None
 
     @property
     def embedding_dimension(self) -> int:
@@ -235,9 +266,7 @@ class FrozenEncoder:
     def _lacks(self, *parts: str) -> bool:
         return any(part in key for key in self._missing for part in parts)
 
-    @staticmethod
-    def _bare(model):
-        return getattr(model, model.base_model_prefix, model)
+    _bare = staticmethod(bare)
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> None:

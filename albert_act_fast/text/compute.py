@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from albert_act_fast.text.fork import one_thread_after_fork
+from albert_act_fast.text.native import head_pooling, make_native, why_not_now
 from albert_act_fast.text.results import HaltingRule
 
 if TYPE_CHECKING:
+    from albert_act_fast.engine.native_encoder import EncodedRows, NativeEncoder
     from albert_act_fast.implementations import Choice
     from albert_act_fast.text.tokenize import TokenizedText
 
@@ -38,14 +42,19 @@ class PackedBatch:
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> PackedBatch:
-        lengths = [0, *(len(t.input_ids) for t in texts)]
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(t.input_ids) for t in texts], out=offsets[1:])
+
+        def concatenated(lists: Iterable[list[int]]) -> Tensor:
+            return torch.from_numpy(np.fromiter(chain.from_iterable(lists), np.int64, offsets[-1]))
+
         return cls(
-            torch.tensor(list(chain.from_iterable(t.input_ids for t in texts))),
-            torch.tensor(list(chain.from_iterable(t.token_type_ids for t in texts))),
-            torch.tensor(lengths).cumsum(0),
+            concatenated(t.input_ids for t in texts),
+            concatenated(t.token_type_ids for t in texts),
+            torch.from_numpy(offsets),
         )
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         return self.offsets.diff().tolist()
 
@@ -60,15 +69,23 @@ class PooledBatch:
 
 
 def encode_packed(
-    model: nn.Module, batch: PackedBatch, *, pooling: str, implementation: str
+    frozen: FrozenModel, batch: PackedBatch, *, rule: HaltingRule, pooling: str
 ) -> PooledBatch:
     """One embedding for each sequence.
 
+    As in all of these functions, the native call computes sequences of token type 0 alone; for
+    others it is the model's own forward pass.
+
     Args:
-        model: the bare model, in eval mode.
         pooling: "mean" over a sequence's tokens, "cls", its first token, or "pooler".
     """
-    out = run_padded(model, batch, implementation=implementation)
+    with frozen.lock:
+        native = frozen.native_for(batch, pooling)
+        if native is not None:
+            found = run_native(native, batch, rule, pooling)
+            return PooledBatch(found.rows.numpy(), _histograms(found.n_updates, batch))
+        with frozen.under(rule) as model:
+            out = run_padded(bare(model), batch, implementation=frozen.choice.name)
     if pooling == "pooler":
         pooled = out.pooler_output
     elif pooling == "cls":
@@ -77,17 +94,71 @@ def encode_packed(
         # At padding states are 0.
         lengths = batch.offsets.diff().to(out.last_hidden_state.device)
         pooled = out.last_hidden_state.float().sum(dim=1) / lengths.unsqueeze(1)
-    return PooledBatch(pooled.float().cpu().numpy(), _histograms(out.n_updates, batch))
+    n_updates = torch.cat(_own(out.n_updates.cpu(), batch))
+    return PooledBatch(pooled.float().cpu().numpy(), _histograms(n_updates, batch))
+
+
+def states_packed(
+    frozen: FrozenModel, batch: PackedBatch, *, rule: HaltingRule
+) -> dict[str, Sequence[Tensor]]:
+    """Of each sequence its own last_hidden_state [S, H], n_updates and remainders [S]."""
+    fields = ("last_hidden_state", "n_updates", "remainders")
+    with frozen.lock:
+        native = frozen.native_for(batch)
+        if native is not None:
+            found = run_native(native, batch, rule)
+            return {f: x.split(batch.lengths) for f, x in zip(fields, found, strict=False)}
+        with frozen.under(rule) as model:
+            out = run_padded(bare(model), batch, implementation=frozen.choice.name)
+    return {field: _own(out[field].cpu(), batch) for field in fields}
+
+
+def head_packed(
+    frozen: FrozenModel, batch: PackedBatch, *, rule: HaltingRule
+) -> dict[str, Sequence[Tensor]] | None:
+    """Of each sequence the fields of the model's head and its own n_updates [S]; None where the
+    model's own forward pass has to compute them.
+
+    The head is called with one sequence at a time, so that its products too are those of a text
+    alone: the heads that this is done for (`native.HEADS`) are small.
+    """
+    pooling = frozen.head_pooling
+    with frozen.lock:
+        native = None if pooling is None else frozen.native_for(batch, pooling)
+        if native is None:
+            return None
+        found = run_native(native, batch, rule, pooling)
+        rows = found.rows.to(native.dtype)
+        parts = rows.split(1) if pooling == "pooler" else rows.split(batch.lengths)
+        with torch.inference_mode():
+            # Copies, which all begin alike in memory: libraries' sums may depend on that.
+            fields = [frozen.head(part.clone()) for part in parts]
+    named = {name: [field[name][0] for field in fields] for name in fields[0]}
+    return named | {"n_updates": found.n_updates.split(batch.lengths)}
+
+
+def run_native(
+    native: NativeEncoder, batch: PackedBatch, rule: HaltingRule, pooling: str = "none"
+) -> EncodedRows:
+    one_thread_after_fork()
+    return native.run(
+        batch.input_ids,
+        batch.offsets,
+        **rule.limits._asdict(),
+        pooling=pooling,
+    )
+
+
+def _own(values: Tensor, batch: PackedBatch) -> list[Tensor]:
+    return [row[:length] for row, length in zip(values, batch.lengths, strict=True)]
 
 
 def _histograms(n_updates: Tensor, batch: PackedBatch) -> np.ndarray:
-    n_updates = n_updates.round().long().cpu()
-    sequences, columns = len(n_updates), int(n_updates.max()) + 1
-    places = n_updates + columns * torch.arange(sequences).unsqueeze(1)
-    counts = places.flatten().bincount(minlength=sequences * columns).view(sequences, columns)
-    # At padding n_updates is 0.
-    counts[:, 0] -= n_updates.size(1) - batch.offsets.diff()
-    return counts.numpy()
+    iterations = n_updates.numpy().astype(np.int64)
+    sequences, columns = len(batch.lengths), int(iterations.max()) + 1
+    if sequences > 1:
+        iterations += columns * np.repeat(np.arange(sequences), batch.lengths)
+    return np.bincount(iterations, minlength=sequences * columns).reshape(sequences, columns)
 
 
 def run_padded(model: nn.Module, batch: PackedBatch, *, implementation: str):
@@ -124,16 +195,19 @@ def run_recorded(model: nn.Module, batch: PackedBatch) -> dict[str, Tensor]:
 class FrozenModel:
     """A model of the encoder's own, its weights never to change, under the rules asked for.
 
-    Calls from several threads are computed one after the other.
+    Calls from several threads are computed one after the other. device: the model's; rule: its own.
 
     Args:
         model: any of this package's models; it is put into eval mode, and its settings that
             change what a call returns are set back.
         choice: the implementation, and why that one.
+        batch_invariant: all products are to be the native engine's own, even where others are
+            faster.
     """
 
-    def __init__(self, model: nn.Module, choice: Choice):
+    def __init__(self, model: nn.Module, choice: Choice, *, batch_invariant: bool = False):
         self.choice = choice
+        self._batch_invariant = batch_invariant
         self.model = model.eval().requires_grad_(False)
         config = model.config
         config.return_dict = True
@@ -141,21 +215,23 @@ class FrozenModel:
         self._restart()
 
     def _restart(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self.device = self.model.device
+        config = self.model.config
+        self.rule = HaltingRule(config.num_hidden_layers, config.act_epsilon)
         self._others: OrderedDict[HaltingRule, nn.Module] = OrderedDict()
+        self._made = False
 
     def __getstate__(self):
-        return {"choice": self.choice, "model": self.model}
+        return {
+            "choice": self.choice,
+            "model": self.model,
+            "_batch_invariant": self._batch_invariant,
+        }
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._restart()
-
-    @property
-    def rule(self) -> HaltingRule:
-        """The model's own."""
-        config = self.model.config
-        return HaltingRule(config.num_hidden_layers, config.act_epsilon)
 
     def rule_of(self, max_iterations: int | None, act_epsilon: float | None) -> HaltingRule:
         """The rule that a call names, the model's own where it names none.
@@ -183,10 +259,55 @@ class FrozenModel:
             )
         return HaltingRule(max_iterations, act_epsilon)
 
+    @property
+    def head_pooling(self) -> str | None:
+        """How states come to the model's head, where that may be called by itself; else None."""
+        if not self._made:
+            self.why_not_native()
+        return self._native_head
+
+    def head(self, rows: Tensor) -> dict[str, Tensor]:
+        """The fields of the model's head, of one sequence.
+
+        Args:
+            rows: its states [S, H], or [1, H], what the pooler made of them.
+        """
+        pooled = self.head_pooling == "pooler"
+        encoded = SimpleNamespace(
+            pooler_output=rows if pooled else None,
+            last_hidden_state=None if pooled else rows.unsqueeze(0),
+        )
+        return self.model._apply_head(encoded)
+
+    def native_for(self, batch: PackedBatch, pooling: str = "none") -> NativeEncoder | None:
+        """What computes a batch in one native call, under any rule; None where the model's own
+        forward pass has to. Packed once: nothing looks after the weights."""
+        if self.why_not_native(pooling) is not None or batch.token_type_ids.any():
+            return None
+        return self._native.encoder
+
+    def why_not_native(self, pooling: str = "none") -> str | None:
+        """None where a native call can compute such a batch now, else the reason."""
+        with self.lock:
+            if not self._made:
+                self._native = make_native(bare(self.model), self.choice, self._batch_invariant)
+                self._native_head = head_pooling(self.model)
+                self._made = True
+        if pooling == "pooler" and self._native.why_no_pooler is not None:
+            return self._native.why_no_pooler
+        return self._native.why_not or why_not_now()
+
+    def why_not_batch_invariant(self) -> str | None:
+        """None where a text's embedding has the same bits in every batch, else the reason."""
+        reason = self.why_not_native()
+        if reason is None and not self._native.encoder.engine.is_batch_invariant:
+            reason = "products of many rows are oneDNN's (see batch_invariant of TextEncoder)"
+        return reason
+
     @contextmanager
     def under(self, rule: HaltingRule):
         """The model under that rule, for one batch."""
-        with self._lock:
+        with self.lock:
             if rule == self.rule:
                 yield self.model
                 return
@@ -196,6 +317,11 @@ class FrozenModel:
                     self._others.popitem(last=False)
             self._others.move_to_end(rule)
             yield self._others[rule]
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Without its head."""
+    return getattr(model, model.base_model_prefix, model)
 
 
 def _with_rule(model: nn.Module, rule: HaltingRule) -> nn.Module:

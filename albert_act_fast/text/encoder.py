@@ -27,8 +27,9 @@ class TextEncoder(FrozenEncoder, TextTasks):
     computed one after the other), pickled, and used in a process that was forked, which then
     computes with one thread and says so.
 
-    Results are the model's own, text by text, whatever stands beside a text: batches are made of
-    texts of like length, and what a text's neighbours are changes only the rounding.
+    Results are the model's own, text by text, whatever stands beside a text. Batches are made of
+    texts of like length; what a text's neighbours are changes no bit where `batch_invariant` says
+    so, and only the rounding elsewhere.
     """
 
     def encode(
@@ -210,13 +211,8 @@ class TextEncoder(FrozenEncoder, TextTasks):
         rule = self._frozen.rule_of(max_iterations, act_epsilon)
 
         def compute(batch: Sequence[TokenizedText]) -> list:
-            with self._frozen.under(rule) as model:
-                out = encode_packed(
-                    self._bare(model),
-                    PackedBatch.of(batch),
-                    pooling=pooling,
-                    implementation=self.implementation,
-                )
+            packed = PackedBatch.of(batch)
+            out = encode_packed(self._frozen, packed, rule=rule, pooling=pooling)
             finite = np.isfinite(out.rows).all(axis=1)
             return [
                 (out.rows[i], out.tokens_by_iterations[i]) if finite[i] else self._not_finite(text)
@@ -261,8 +257,11 @@ class TextEncoder(FrozenEncoder, TextTasks):
 
 
 def _cost(windows: list[TokenizedText], histograms: list[np.ndarray]) -> TextCost:
-    columns = zip_longest(*(histogram.tolist() for histogram in histograms), fillvalue=0)
-    histogram = [sum(column) for column in columns]
+    if len(histograms) == 1:
+        histogram = histograms[0].tolist()
+    else:
+        columns = zip_longest(*(histogram.tolist() for histogram in histograms), fillvalue=0)
+        histogram = [sum(column) for column in columns]
     while histogram[-1] == 0:
         histogram.pop()
     rows = sum(iterations * tokens for iterations, tokens in enumerate(histogram))

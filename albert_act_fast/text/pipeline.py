@@ -80,8 +80,8 @@ def run(texts: Iterable[object], work: Work, settings: Settings) -> Iterator[Any
         TextError: a text failed, and that stops.
     """
     reader = _Reader(texts)
-    blocks: deque[Future] = deque()
-    pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenize")
+    blocks: deque[Future | _Tokenized] = deque()
+    pool: ThreadPoolExecutor | None = None
     try:
         while True:
             window: list[Windows | TextError] = []
@@ -91,6 +91,14 @@ def run(texts: Iterable[object], work: Work, settings: Settings) -> Iterator[Any
                     first, block = reader.block()
                     if not block:
                         break
+                    if pool is None and reader.ended:
+                        # All there is: nothing else could be done meanwhile, and for a text or two
+                        # a thread takes longer than the work.
+                        blocks.append(_Tokenized(work.tokenize(first, block)))
+                        break
+                    if pool is None:
+                        threads = settings.tokenizer_threads
+                        pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
                     blocks.append(pool.submit(work.tokenize, first, block))
                 if not blocks:
                     break
@@ -108,9 +116,20 @@ def run(texts: Iterable[object], work: Work, settings: Settings) -> Iterator[Any
         if reader.failure is not None:
             raise reader.failure
     finally:
-        for block in blocks:
-            block.cancel()
-        pool.shutdown(wait=True)
+        if pool is not None:
+            for block in blocks:
+                block.cancel()
+            pool.shutdown(wait=True)
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """A block that no thread was needed for."""
+
+    windows: list[Windows | TextError]
+
+    def result(self) -> list[Windows | TextError]:
+        return self.windows
 
 
 class _Reader:
@@ -120,18 +139,18 @@ class _Reader:
         self._texts = iter(texts)
         self._count = 0
         self.failure: BaseException | None = None
-        self._ended = False
+        self.ended = False
 
     def block(self) -> tuple[int, list[object]]:
         """Index of the first, and the texts; none at the end."""
         first, block, characters = self._count, [], 0
-        while not self._ended and len(block) < _BLOCK_TEXTS and characters < _BLOCK_CHARACTERS:
+        while not self.ended and len(block) < _BLOCK_TEXTS and characters < _BLOCK_CHARACTERS:
             try:
                 text = next(self._texts)
             except StopIteration:
-                self._ended = True
+                self.ended = True
             except Exception as error:
-                self.failure, self._ended = error, True
+                self.failure, self.ended = error, True
             else:
                 block.append(text)
                 characters += len(text) if isinstance(text, str) else 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from albert_act_fast.configuration import HaltingLimits
     from albert_act_fast.text.errors import TextError
 
 
@@ -19,6 +21,13 @@ class HaltingRule:
 
     max_iterations: int
     act_epsilon: float
+
+    @property
+    def limits(self) -> HaltingLimits:
+        """As engines are told it."""
+        from albert_act_fast.configuration import HaltingLimits
+
+        return HaltingLimits(float(np.float32(1.0 - self.act_epsilon)), self.max_iterations)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from albert_act_fast.depth.data import TokenDepths
 from albert_act_fast.text import pipeline
-from albert_act_fast.text.compute import PackedBatch, run_padded, run_recorded
+from albert_act_fast.text.compute import (
+    PackedBatch,
+    head_packed,
+    run_padded,
+    run_recorded,
+    states_packed,
+)
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.loading import untrained_head
 from albert_act_fast.text.results import (
@@ -247,31 +253,41 @@ class TextTasks:
         rule = self._frozen.rule_of(max_iterations, act_epsilon)
         headless = fields[0] == "last_hidden_state"
 
-        def compute(batch: Sequence[TokenizedText]) -> list:
+        def outputs(batch: PackedBatch) -> dict[str, Sequence]:
+            if headless and not recorded:
+                return states_packed(self._frozen, batch, rule=rule)
+            if not (headless or recorded):
+                found = head_packed(self._frozen, batch, rule=rule)
+                if found is not None:
+                    return found
             with self._frozen.under(rule) as model:
                 model = self._bare(model) if headless else model
-                packed = PackedBatch.of(batch)
                 if recorded:
-                    out = run_recorded(model, packed)
+                    out = run_recorded(model, batch)
                 else:
-                    out = run_padded(model, packed, implementation=self.implementation)
+                    out = run_padded(model, batch, implementation=self.implementation)
             main = out[fields[0]] if fields[0] in out else out["prediction_logits"]
             names = (*fields[1:], *(("probabilities", "accumulated") if recorded else ()))
             values = {fields[0]: main, **{name: out[name] for name in names}}
-            values = {name: value.cpu() for name, value in values.items()}
-            finite = values[fields[0]].flatten(1).isfinite().all(1).tolist()
+            return {
+                name: [
+                    row[:length] if a_token or name != fields[0] else row
+                    for row, length in zip(value.cpu(), batch.lengths, strict=True)
+                ]
+                for name, value in values.items()
+            }
+
+        def compute(batch: Sequence[TokenizedText]) -> list:
+            values = outputs(PackedBatch.of(batch))
             results = []
             for i, text in enumerate(batch):
-                if not finite[i]:
+                own = {name: value[i] for name, value in values.items()}
+                if not own[fields[0]].isfinite().all():
                     results.append(self._not_finite(text))
                     continue
-                length = len(text.input_ids)
-                own = {
-                    name: value[i, :length] if a_token or name != fields[0] else value[i]
-                    for name, value in values.items()
-                }
                 n_updates = own["n_updates"].long()
                 histogram = tuple(n_updates.bincount().tolist())
+                length = len(text.input_ids)
                 cost = TextCost(length, int(n_updates.sum()), text.truncated, 1, histogram)
                 # Here, so that no text keeps the whole batch's output alive.
                 results.append(finish(text, own, cost, rule))

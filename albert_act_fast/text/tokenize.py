@@ -199,11 +199,16 @@ class TextTokenizer:
 
     def _split(self, texts: list[str], with_offsets: bool):
         """Ids and offsets (or None) of each text, without special tokens."""
-        if isinstance(self.tokenizer, AlbertActTokenizer) and with_offsets:
+        if isinstance(self.tokenizer, AlbertActTokenizer) and (
+            with_offsets or not self.tokenizer.split_special_tokens
+        ):
             found = [self.tokenizer.pieces(text) for text in texts]
             to_ids = self.tokenizer.convert_tokens_to_ids
             return [
-                (to_ids([p.text for p in pieces]), [(p.start, p.end) for p in pieces])
+                (
+                    to_ids([p.text for p in pieces]),
+                    [(p.start, p.end) for p in pieces] if with_offsets else None,
+                )
                 for pieces in found
             ]
         if self._backend is None:
@@ -213,8 +218,11 @@ class TextTokenizer:
                     for text in texts
                 ]
             return [(ids, None) for ids in encoded]
-        encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
-        encodings = encode(texts, add_special_tokens=False)
+        if len(texts) == 1:  # in this thread, not in one of the library's
+            encodings = [self._backend.encode(texts[0], add_special_tokens=False)]
+        else:
+            encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
+            encodings = encode(texts, add_special_tokens=False)
         return [(e.ids, e.offsets if with_offsets else None) for e in encodings]
 
     def _split_long(self, text: str, options: TokenizeOptions):

@@ -10,8 +10,12 @@
 
 namespace albert_act_fast::binding {
 
+using engine::Embeddings;
+using engine::Encode;
+using engine::Encoder;
 using engine::Engine;
 using engine::Layer;
+using engine::Pooling;
 using engine::Run;
 using engine::View;
 
@@ -29,7 +33,65 @@ std::string full(const char* name) {
     return std::string("layer.") + name;
 }
 
+void check_limits(int64_t max_iterations, const HaltingLimits<float>& limits) {
+    AAF_CHECK(max_iterations >= 1, "max_iterations: got ", max_iterations,
+              ", expected at least 1.");
+    AAF_CHECK(!std::isnan(limits.threshold), "threshold: got NaN, expected a number.");
+}
+
+// [sequences + 1], ascending from 0 to `tokens`, the rows of `rows`.
+void check_offsets(const View& view, int64_t tokens, const char* rows) {
+    AAF_CHECK(view.shape.size() == 1 && view.shape[0] >= 1, "offsets: got shape ", text(view.shape),
+              ", expected (sequences + 1,).");
+    const int64_t sequences = view.shape[0] - 1;
+    expect("offsets", view, ScalarType::Long, {sequences + 1});
+    const auto* offsets = static_cast<const int64_t*>(view.data);
+    AAF_CHECK(offsets[0] == 0, "offsets[0]: got ", offsets[0], ", expected 0.");
+    for (int64_t b = 0; b < sequences; ++b)
+        AAF_CHECK(offsets[b] <= offsets[b + 1], "offsets[", b + 1, "]: got ", offsets[b + 1],
+                  ", expected at least ", offsets[b], ", where the sequence before it begins.");
+    AAF_CHECK(offsets[sequences] == tokens, "offsets[", sequences, "]: got ", offsets[sequences],
+              ", expected ", tokens, ", the rows of ", rows, ".");
+}
+
+template <class Id>
+void check_ids(const Encode& call, int64_t vocabulary) {
+    const auto* ids = static_cast<const Id*>(call.ids.data);
+    const auto* offsets = static_cast<const int64_t*>(call.offsets.data);
+    const int64_t sequences = call.offsets.shape[0] - 1;
+    for (int64_t b = 0; b < sequences; ++b)
+        for (int64_t t = offsets[b]; t < offsets[b + 1]; ++t)
+            AAF_CHECK(ids[t] >= 0 && ids[t] < vocabulary, "ids[", t, "]: got ", ids[t], " (token ",
+                      t - offsets[b], " of sequence ", b, "), expected 0 to ", vocabulary - 1,
+                      " (vocabulary: ", vocabulary, ").");
+}
+
+// The first `written` of them share memory with none of the others.
+void check_memory(const std::vector<std::pair<const char*, const View*>>& all, size_t written) {
+    const auto begin = [](const View& view) { return reinterpret_cast<uintptr_t>(view.data); };
+    const auto end = [&](const View& view) { return begin(view) + size_t(view.bytes()); };
+    for (size_t i = 0; i < written; ++i)
+        for (size_t other = i + 1; other < all.size(); ++other) {
+            const View &a = *all[i].second, &b = *all[other].second;
+            AAF_CHECK(begin(a) >= end(b) || begin(b) >= end(a), all[i].first,
+                      ": shares memory with ", all[other].first,
+                      ", expected a tensor of its own, which is written to.");
+        }
+}
+
 }  // namespace
+
+View view(const std::string& name, const Tensor& tensor) {
+    AAF_CHECK(tensor.is_cpu(), name, ": is not on the CPU, expected a CPU tensor.");
+    AAF_CHECK(tensor.layout() == torch::headeronly::Layout::Strided && tensor.is_contiguous(), name,
+              ": expected a contiguous tensor.");
+    std::vector<int64_t> shape;
+    for (int64_t i = 0; i < tensor.dim(); ++i) shape.push_back(tensor.size(i));
+    const View view{tensor.data_ptr(), tensor.scalar_type(), std::move(shape)};
+    AAF_CHECK(view.data != nullptr || view.count() == 0, name,
+              ": has no memory, expected a tensor with data.");
+    return view;
+}
 
 void check(const Layer& layer) {
     const View& query = layer.query[0];
@@ -71,29 +133,20 @@ void check(const Layer& layer) {
 
 void check(const Run& run, const Engine& engine) {
     const int64_t width = engine.width(), distances = engine.distances();
-    AAF_CHECK(run.max_iterations >= 1, "max_iterations: got ", run.max_iterations,
-              ", expected at least 1.");
-    AAF_CHECK(!std::isnan(run.limits.threshold), "threshold: got NaN, expected a number.");
+    check_limits(run.max_iterations, run.limits);
     const ScalarType dtype = engine.dtype(), index = ScalarType::Long, state = ScalarType::Float;
     AAF_CHECK(run.hidden.shape.size() == 2, "hidden: got shape ", text(run.hidden.shape),
               ", expected (tokens, ", width, ").");
-    AAF_CHECK(run.offsets.shape.size() == 1 && run.offsets.shape[0] >= 1, "offsets: got shape ",
-              text(run.offsets.shape), ", expected (sequences + 1,).");
-    const int64_t tokens = run.hidden.shape[0], sequences = run.offsets.shape[0] - 1;
+    const int64_t tokens = run.hidden.shape[0];
     expect("hidden", run.hidden, dtype, {tokens, width});
-    expect("offsets", run.offsets, index, {sequences + 1});
+    check_offsets(run.offsets, tokens, "hidden");
+    const int64_t sequences = run.offsets.shape[0] - 1;
     expect("positions", run.positions, index, {tokens});
     expect("out", run.out, dtype, {tokens, width});
     expect("n_updates", run.n_updates, state, {tokens});
     expect("remainders", run.remainders, state, {tokens});
 
     const auto* offsets = static_cast<const int64_t*>(run.offsets.data);
-    AAF_CHECK(offsets[0] == 0, "offsets[0]: got ", offsets[0], ", expected 0.");
-    for (int64_t b = 0; b < sequences; ++b)
-        AAF_CHECK(offsets[b] <= offsets[b + 1], "offsets[", b + 1, "]: got ", offsets[b + 1],
-                  ", expected at least ", offsets[b], ", where the sequence before it begins.");
-    AAF_CHECK(offsets[sequences] == tokens, "offsets[", sequences, "]: got ", offsets[sequences],
-              ", expected ", tokens, ", the rows of hidden.");
     const auto* positions = static_cast<const int64_t*>(run.positions.data);
     for (int64_t b = 0; distances > 0 && b < sequences; ++b) {
         if (offsets[b] == offsets[b + 1]) continue;
@@ -105,19 +158,79 @@ void check(const Run& run, const Engine& engine) {
                   ", expected at most ", (distances - 1) / 2, " apart, which is what the ",
                   distances, " rows of distance_embedding reach to.");
     }
+    check_memory({{"out", &run.out},
+                  {"n_updates", &run.n_updates},
+                  {"remainders", &run.remainders},
+                  {"hidden", &run.hidden},
+                  {"offsets", &run.offsets},
+                  {"positions", &run.positions}},
+                 3);
+}
 
-    const std::pair<const char*, const View*> all[] = {
-        {"out", &run.out},       {"n_updates", &run.n_updates}, {"remainders", &run.remainders},
-        {"hidden", &run.hidden}, {"offsets", &run.offsets},     {"positions", &run.positions}};
-    const auto begin = [](const View& view) { return reinterpret_cast<uintptr_t>(view.data); };
-    const auto end = [&](const View& view) { return begin(view) + size_t(view.bytes()); };
-    for (int written = 0; written < 3; ++written)
-        for (int other = written + 1; other < 6; ++other) {
-            const View &a = *all[written].second, &b = *all[other].second;
-            AAF_CHECK(begin(a) >= end(b) || begin(b) >= end(a), all[written].first,
-                      ": shares memory with ", all[other].first,
-                      ", expected a tensor of its own, which is written to.");
-        }
+void check(const Embeddings& embeddings, const Engine& engine) {
+    const ScalarType dtype = engine.dtype();
+    const int64_t width = engine.width(), distances = engine.distances();
+    const View word = view("word", embeddings.word);
+    AAF_CHECK(word.shape.size() == 2 && word.shape[0] > 0 && word.shape[1] > 0, "word: got shape ",
+              text(word.shape), ", expected a matrix.");
+    const int64_t columns = word.shape[1], most = embeddings.max_tokens;
+    expect("word", word, dtype, word.shape);
+    const auto table = [&](const char* name, const Tensor& tensor, int64_t rows, const char* what) {
+        const View given = view(name, tensor);
+        AAF_CHECK(given.shape.size() == 2 && given.shape[0] >= rows, name, ": got shape ",
+                  text(given.shape), ", expected (rows, ", columns, ") with at least ", rows,
+                  " rows, ", what, ".");
+        expect(name, given, dtype, {given.shape[0], columns});
+    };
+    AAF_CHECK(most >= 1, "max_tokens: got ", most, ", expected at least 1.");
+    table("token_type", embeddings.token_type, 1, "that of type 0 among them");
+    if (embeddings.position.has_value())
+        table("position", *embeddings.position, most, "one for each of max_tokens");
+    AAF_CHECK(distances == 0 || most <= (distances + 1) / 2, "max_tokens: got ", most,
+              ", expected at most ", (distances + 1) / 2, ", which is what the ", distances,
+              " rows of distance_embedding reach to.");
+    expect("norm weight", embeddings.norm[0], dtype, {columns});
+    expect("norm bias", embeddings.norm[1], dtype, {columns});
+    expect("mapping weight", embeddings.mapping[0], dtype, {width, columns});
+    expect("mapping bias", embeddings.mapping[1], dtype, {width});
+    if (!embeddings.pooler.has_value()) return;
+    expect("pooler weight", (*embeddings.pooler)[0], dtype, {width, width});
+    expect("pooler bias", (*embeddings.pooler)[1], dtype, {width});
+}
+
+void check(const Encode& call, const Encoder& encoder) {
+    check_limits(call.max_iterations, call.limits);
+    AAF_CHECK(call.ids.dtype == ScalarType::Long || call.ids.dtype == ScalarType::Int, "ids: got ",
+              text(call.ids.dtype), ", expected int64 or int32.");
+    AAF_CHECK(call.ids.shape.size() == 1, "ids: got shape ", text(call.ids.shape),
+              ", expected (tokens,).");
+    const int64_t tokens = call.ids.shape[0];
+    check_offsets(call.offsets, tokens, "ids");
+    const int64_t sequences = call.offsets.shape[0] - 1, width = encoder.width();
+    const auto* offsets = static_cast<const int64_t*>(call.offsets.data);
+    for (int64_t b = 0; b < sequences; ++b) {
+        const int64_t length = offsets[b + 1] - offsets[b];
+        AAF_CHECK(length >= 1 && length <= encoder.max_tokens(), "offsets: got ", length,
+                  " tokens in sequence ", b, ", expected 1 to ", encoder.max_tokens(), ".");
+    }
+    AAF_CHECK(call.pooling != Pooling::pooler || encoder.has_pooler(),
+              "pooling: got pooler, expected none, mean or cls: the encoder was made without one.");
+    if (call.pooling == Pooling::none)
+        expect("out", call.out, encoder.dtype(), {tokens, width});
+    else
+        expect("out", call.out, ScalarType::Float, {sequences, width});
+    expect("n_updates", call.n_updates, ScalarType::Float, {tokens});
+    expect("remainders", call.remainders, ScalarType::Float, {tokens});
+    if (call.ids.dtype == ScalarType::Long)
+        check_ids<int64_t>(call, encoder.vocabulary());
+    else
+        check_ids<int32_t>(call, encoder.vocabulary());
+    check_memory({{"out", &call.out},
+                  {"n_updates", &call.n_updates},
+                  {"remainders", &call.remainders},
+                  {"ids", &call.ids},
+                  {"offsets", &call.offsets}},
+                 3);
 }
 
 }  // namespace albert_act_fast::binding

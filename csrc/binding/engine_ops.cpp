@@ -1,13 +1,9 @@
 // The engine as operators over a handle, which albert_act_fast/engine/native_engine.py owns.
-#include <pthread.h>
-
 #include <iterator>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -15,6 +11,7 @@
 
 #include "../common/check.h"
 #include "engine_arguments.h"
+#include "handles.h"
 #include "module.h"
 
 namespace albert_act_fast::binding {
@@ -23,69 +20,9 @@ using engine::Engine;
 using engine::Layer;
 using engine::Run;
 using engine::View;
+using Engines = Handles<Engine>;
 
 namespace {
-
-// All engines there are, by handle. A handle is never used again, so that one whose engine is gone
-// is refused.
-class Engines {
-  public:
-    static Engines& all() {
-        // Never destroyed: at exit torch, whose tensors the engines hold, may be gone already.
-        static Engines& engines = *new Engines;
-        return engines;
-    }
-
-    int64_t add(std::shared_ptr<Engine> engine) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        engines_.emplace(++last_, std::move(engine));
-        return last_;
-    }
-
-    // Whoever runs it keeps it alive.
-    std::shared_ptr<Engine> get(int64_t handle) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        const auto found = engines_.find(handle);
-        AAF_CHECK(found != engines_.end(), "engine: got ", handle,
-                  ", expected the handle of an engine that has not been released.");
-        return found->second;
-    }
-
-    void release(int64_t handle) {
-        const std::shared_ptr<Engine> last = get(handle);  // freed without the lock
-        const std::lock_guard<std::mutex> lock(mutex_);
-        engines_.erase(handle);
-    }
-
-    int64_t count() {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        return int64_t(engines_.size());
-    }
-
-  private:
-    Engines() {
-        // A process that is forked while another thread has the lock must not inherit it locked.
-        pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
-                       [] { all().mutex_.unlock(); });
-    }
-
-    std::mutex mutex_;
-    std::unordered_map<int64_t, std::shared_ptr<Engine>> engines_;
-    int64_t last_ = 0;
-};
-
-// The tensor's memory, valid as long as the tensor is.
-View view(const std::string& name, const Tensor& tensor) {
-    AAF_CHECK(tensor.is_cpu(), name, ": is not on the CPU, expected a CPU tensor.");
-    AAF_CHECK(tensor.layout() == torch::headeronly::Layout::Strided && tensor.is_contiguous(), name,
-              ": expected a contiguous tensor.");
-    std::vector<int64_t> shape;
-    for (int64_t i = 0; i < tensor.dim(); ++i) shape.push_back(tensor.size(i));
-    const View view{tensor.data_ptr(), tensor.scalar_type(), std::move(shape)};
-    AAF_CHECK(view.data != nullptr || view.count() == 0, name,
-              ": has no memory, expected a tensor with data.");
-    return view;
-}
 
 Activation activation_named(const std::string& name) {
     static const std::pair<const char*, Activation> names[] = {{"gelu", Activation::gelu},
@@ -146,6 +83,7 @@ std::vector<int64_t> engine_run(int64_t handle, Tensor hidden, Tensor offsets, T
             view("out", out),
             view("n_updates", n_updates),
             view("remainders", remainders),
+            false,
             {}};
     if (interruptible) run.check_signals = &check_signals;
     check(run, *engine);
@@ -162,6 +100,10 @@ void engine_release(int64_t handle) {
 
 int64_t engine_count() {
     return Engines::all().count();
+}
+
+bool engine_is_batch_invariant(int64_t handle) {
+    return Engines::all().get(handle)->is_batch_invariant();
 }
 
 int64_t engine_packed_bytes(int64_t handle) {
@@ -187,6 +129,7 @@ STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CompositeExplicitAutograd, m) {
     m.impl("engine_run", TORCH_BOX(&engine_run));
     m.impl("engine_release", TORCH_BOX(&engine_release));
     m.impl("engine_count", TORCH_BOX(&engine_count));
+    m.impl("engine_is_batch_invariant", TORCH_BOX(&engine_is_batch_invariant));
     m.impl("engine_packed_bytes", TORCH_BOX(&engine_packed_bytes));
     m.impl("engine_workspace_bytes", TORCH_BOX(&engine_workspace_bytes));
     m.impl("engine_seconds", TORCH_BOX(&engine_seconds));

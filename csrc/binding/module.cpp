@@ -5,6 +5,8 @@
 
 #include "module.h"
 
+#include <limits>
+#include <string>
 #include <utility>
 
 #include "../cpu/kernels.h"
@@ -32,8 +34,14 @@ PyObject* build_info(PyObject*, PyObject*) {
 #else
     const char* const cuda = "";
 #endif
-    return Py_BuildValue("{ssssssss}", "instruction_set", cpu::instruction_set(), "compiler",
-                         AAF_COMPILER, "cuda", cuda, "oldest_torch", AAF_OLDEST_TORCH);
+    // Whose products are never oneDNN's, whatever the number of rows.
+    std::string own_products = "int8";
+    for (const ScalarType dtype : {AAF_ENGINE_DTYPES(AAF_SCALAR_TYPE)})
+        if (engine::kernel_rows(dtype) == std::numeric_limits<int64_t>::max())
+            own_products += std::string(" ") + text(dtype);
+    return Py_BuildValue("{ssssssssss}", "instruction_set", cpu::instruction_set(), "compiler",
+                         AAF_COMPILER, "cuda", cuda, "oldest_torch", AAF_OLDEST_TORCH,
+                         "own_products", own_products.c_str());
 }
 
 PyMethodDef methods[] = {

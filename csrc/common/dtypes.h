@@ -52,6 +52,8 @@ inline int64_t size_of(ScalarType dtype) {
         return sizeof(T);
         AAF_CPU_DTYPES(AAF_SIZE)
 #undef AAF_SIZE
+        case ScalarType::Int:
+            return sizeof(int32_t);
         default:
             return sizeof(int64_t);
     }

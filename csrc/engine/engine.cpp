@@ -6,28 +6,11 @@
 #include <utility>
 
 #include "../common/check.h"
+#include "early_ends.h"
 #include "launch.h"
 
 namespace albert_act_fast::engine {
 namespace {
-
-template <class T>
-T* data_of(const View& view) {
-    AAF_CHECK(view.dtype == kScalarType<std::remove_const_t<T>>,
-              "engine: a tensor has another dtype than needed.");
-    return static_cast<T*>(view.data);
-}
-
-template <class T>
-Parameters<T> parameters(const View (&linear)[2]) {
-    return {data_of<T>(linear[0]), data_of<T>(linear[1]), linear[0].shape[0], linear[0].shape[1]};
-}
-
-// A copy of a small tensor.
-template <class T>
-std::vector<T> copy_of(const View& view) {
-    return {data_of<T>(view), data_of<T>(view) + view.count()};
-}
 
 // What moves from one iteration to the next.
 template <class T>
@@ -135,6 +118,12 @@ class EngineOf : public Engine {
     ScalarType dtype() const override { return kScalarType<T>; }
     int64_t width() const override { return width_; }
     int64_t distances() const override { return distances_; }
+
+    bool is_batch_invariant() const override {
+        for (const auto* product : {&keys_values_, &queries_, &dense_, &ffn_, &ffn_output_})
+            if (!product->is_always_by_kernels()) return false;
+        return true;
+    }
 
     size_t packed_bytes() const override {
         return keys_values_.bytes() + queries_.bytes() + dense_.bytes() + ffn_.bytes() +
@@ -313,6 +302,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
     halting.n_updates = data_of<float>(run.n_updates);
     halting.remainders = data_of<float>(run.remainders);
 
+    EarlyEnds<T> early_ends;
     std::vector<int64_t> running_rows;
     int64_t rows = tokens, moved_rows = tokens;
     watch.lap(space.seconds.other);
@@ -353,10 +343,12 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
         halting.next_token_index = next.token_index;
         halting.next_query_offsets = next.query_offsets;
         launch(halting);
-        watch.lap(space.seconds.other);
         moved_rows = rows;
         rows = next.query_offsets[sequences];
+        if (run.by_sequence && rows > 0) early_ends.look(halting);
+        watch.lap(space.seconds.other);
     }
+    early_ends.put_back(halting);
     return running_rows;
 }
 

@@ -4,26 +4,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "linear.h"
+#include "view.h"
 
 namespace albert_act_fast::engine {
-
-// A dense CPU tensor of the caller's.
-struct View {
-    void* data;
-    ScalarType dtype;
-    std::vector<int64_t> shape;
-
-    int64_t count() const {
-        int64_t product = 1;
-        for (const int64_t size : shape) product *= size;
-        return product;
-    }
-    int64_t bytes() const { return count() * size_of(dtype); }
-};
 
 // What the layer is made of; all views have the engine's dtype and are copied.
 struct Layer {
@@ -44,6 +31,10 @@ struct Run {
     HaltingLimits<float> limits;
     int64_t max_iterations;
     View out, n_updates, remainders;
+    // A token whose probability equals the threshold asks for no further iteration, and takes one
+    // if another token asks. Whether that is any token of the batch, as in the model's own loop, or
+    // one of its own sequence, whose result then is the one it has alone.
+    bool by_sequence = false;
     // Called about every 50 ms, and never in shorter runs; may throw, which ends the run. Empty
     // where nothing is to be looked after.
     std::function<void()> check_signals;
@@ -65,6 +56,9 @@ class Engine {
     virtual ScalarType dtype() const = 0;
     virtual int64_t width() const = 0;
     virtual int64_t distances() const = 0;  // rows of the distance embedding, 0 without one
+    // Whether a sequence's result has the same bits whatever stands beside it in a run: the sums of
+    // every product have one order for any number of rows.
+    virtual bool is_batch_invariant() const = 0;
     virtual size_t packed_bytes() const = 0;
     virtual size_t workspace_bytes() const = 0;
     virtual Seconds seconds() const = 0;  // of the last run that had the engine's own workspace

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -51,6 +52,10 @@ class Linear {
 
     // Whether the product of that many rows is computed by the kernels of csrc/cpu.
     bool is_by_kernels(int64_t rows) const;
+
+    // Whether that is so for any number: each of a row's sums then has one order, whatever the
+    // other rows are.
+    bool is_always_by_kernels() const { return is_by_kernels(std::numeric_limits<int64_t>::max()); }
 
     // out = activation(x W^T + bias) of all layers side by side.
     void by_kernels(const Matrix<T>& x, int64_t rows, Activation activation, const Matrix<T>& out,

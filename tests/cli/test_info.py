@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from albert_act_fast import __version__, implementations, native
+from albert_act_fast.engine import cpu
 
 
 def test_json_report(command):
@@ -56,6 +57,24 @@ def test_the_triton_engine_says_why_it_captures_no_graphs(command, monkeypatch):
     monkeypatch.setenv("ALBERT_ACT_FAST_CUDA_GRAPHS", "0")
     assert "no: ALBERT_ACT_FAST_CUDA_GRAPHS=0" in command("info").stdout
     assert json.loads(command("info", "--json").stdout)["cuda_graphs"] is not None
+
+
+def test_it_says_where_a_batch_changes_no_bit(command, monkeypatch):
+    report = json.loads(command("info", "--json").stdout)["invariant"]
+    assert set(report) == {"float32", "bfloat16", "int8"}
+    if native.library is None:
+        assert set(report.values()) == {native.why_no_cpp}
+        return
+    assert report["int8"] is None
+    # As on a processor where the kernels compute few rows only, and where oneDNN is missing.
+    built = native.build_info() | {"own_products": "int8"}
+    monkeypatch.setattr(native, "build_info", lambda: built)
+    for has_onednn in (True, False):
+        monkeypatch.setattr(cpu, "_has_onednn", lambda dtype, has=has_onednn: has)
+        text = command("info").stdout.split("batch-invariant\n")[1]
+        lines = [line.split(maxsplit=1) for line in text.splitlines()[:3]]
+        why = "no: products of many rows are oneDNN's on this processor" if has_onednn else "yes"
+        assert lines == [["float32", why], ["bfloat16", why], ["int8", "yes"]]
 
 
 def test_package_that_is_not_installed(command, monkeypatch):

@@ -283,6 +283,13 @@ def test_huge_scores_under_every_instruction_set(name, pytestconfig):
     _run_under(name, ["-c", _HUGE, name], pytestconfig)
 
 
+@pytest.mark.slow
+@every_instruction_set
+def test_no_batch_changes_a_bit_under_every_instruction_set(name, pytestconfig):
+    tests = ["tests/native/test_encoder.py", "-k", "whatever_stands_beside"]
+    assert "4 passed" in _run_under(name, ["-m", "pytest", "-q", *tests], pytestconfig)
+
+
 def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
     code = "from albert_act_fast import native; print(native.instruction_set())"
     done = subprocess.run(

@@ -84,6 +84,47 @@ def test_classify(tokenizer, problem_type, labels):
         assert found.cost.rows == out.n_updates.sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "model_class", [AlbertActForSequenceClassification, AlbertActForTokenClassification]
+)
+def test_a_class_has_the_same_bits_in_every_batch(tokenizer, model_class, dtype):
+    _, encoder = build(model_class, tokenizer, num_labels=3, dtype=dtype)
+    if not encoder.batch_invariant:
+        encoder = TextEncoder(encoder._frozen.model, tokenizer, batch_invariant=True)
+    pooled = model_class is AlbertActForSequenceClassification
+    find = encoder.classify if pooled else encoder.token_classify
+    texts = [*TEXTS, "so it was " * 9, "quiet", "Ishmael " * 17]
+    scores = (lambda one: one.scores) if pooled else (lambda one: [t.score for t in one.tokens])
+    alone = [scores(find(text)) for text in texts]
+    for order in ([5, 3, 1, 0, 2, 4], [0, 1, 2, 3, 4, 5], [4, 4, 4, 0]):
+        assert [scores(one) for one in find([texts[i] for i in order])] == [alone[i] for i in order]
+
+
+@pytest.mark.parametrize(
+    "model_class", [AlbertActForSequenceClassification, AlbertActForTokenClassification]
+)
+def test_a_head_that_was_changed_is_called_as_it_is(tokenizer, model_class):
+    """A hook on its module runs; where one on the model does, the model is called."""
+    model, _ = build(model_class, tokenizer, num_labels=3)
+    model.classifier.register_forward_hook(lambda _, __, logits: 3 * logits)
+    method = "classify" if model_class is AlbertActForSequenceClassification else "token_classify"
+    for name in ("head", "model"):
+        if name == "model":
+
+            def doubled(_, __, out):
+                out.logits = 2 * out.logits
+                return out
+
+            model.register_forward_hook(doubled)
+        encoder = TextEncoder(model, tokenizer)
+        logits = directly(model, tokenizer, "quiet").logits[0]
+        found = getattr(encoder, method)("quiet")
+        score = found.score if method == "classify" else found.tokens[0].score
+        expected = logits if method == "classify" else logits[1]
+        assert score == pytest.approx(expected.softmax(0).max().item(), abs=2e-5)
+
+
 @pytest.mark.parametrize("model_class", [AlbertActForMaskedLM, AlbertActForPreTraining])
 def test_fill_mask(tokenizer, model_class):
     model, encoder = build(model_class, tokenizer)
