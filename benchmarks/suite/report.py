@@ -20,13 +20,15 @@ DOCUMENTS = (
 # What is measured apart, by kind of row: `run serve`, `run corpus`.
 APART = {"serve": ROOT / "docs/serve.md", "corpus": ROOT / "docs/text.md"}
 _TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title>
+<meta name="viewport" content="width=device-width"><style>
+:root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 13px; margin: 1rem 0 }
 td, th { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100% } .why { color: #777 }
-</style></head><body>
+img { max-width: 100% } .why { font-style: italic } .wide { overflow-x: auto }
+</style></head><body><main>
 <h1>albert_act_fast: benchmarks</h1>
 <p>{{ where }} Speed-ups are medians over interleaved rounds of the reference loop's seconds over
 the variant's. How to read them: docs/performance.md.</p>
@@ -34,12 +36,14 @@ the variant's. How to read them: docs/performance.md.</p>
 <img src="{{ file }}" alt="{{ caption }}">
 {% endfor %}
 {% for title, header, lines in tables %}<h2>{{ title }}</h2>
-<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+<div class="wide" role="region" aria-label="{{ title }}" tabindex="0"><table>
+<tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for line in lines %}<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
+{% endfor %}</table></div>
 {% endfor %}
 <h2>All rows</h2>
-<table><tr><th>case</th><th>variant</th><th>ms</th><th>quartiles</th><th>speed-up</th>
+<div class="wide" role="region" aria-label="All rows" tabindex="0"><table>
+<tr><th>case</th><th>variant</th><th>ms</th><th>quartiles</th><th>speed-up</th>
 <th>work saved</th><th>useful GFLOP/s</th><th>of peak</th><th>memory, MiB</th><th>error</th></tr>
 {% for r in rows %}<tr><td>{{ r.case }}</td><td>{{ r.variant }}</td>
 {% if r.seconds is defined %}<td class="n">{{ "%.2f"|format(1000 * r.seconds) }}</td>
@@ -52,11 +56,11 @@ the variant's. How to read them: docs/performance.md.</p>
 <td class="n">{{ "%.0f"|format(r.peak_memory / 1048576) if r.peak_memory else "" }}</td>
 <td class="n">{{ "%.1e"|format(r.error) if r.error is defined else "" }}</td>
 {% else %}<td class="why" colspan="8">{{ r.skipped or r.wrong }}</td>{% endif %}</tr>
-{% endfor %}</table>
+{% endfor %}</table></div>
 <h2>What a row holds</h2>
 <dl>{% for field, meaning in fields.items() %}<dt><b>{{ field }}</b></dt><dd>{{ meaning }}</dd>
 {% endfor %}</dl>
-</body></html>
+</main></body></html>
 """
 _TITLES = {
     "speed-ups": "Speed-ups",

@@ -16,7 +16,7 @@ from albert_act_fast.text import loading
 @pytest.fixture
 def no_model(monkeypatch):
     """Fails the test when a model is loaded: the mistake has to be found before that."""
-    monkeypatch.setattr(loading, "load", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the model was loaded"))
 
 
 @pytest.mark.parametrize(

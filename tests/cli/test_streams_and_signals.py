@@ -167,7 +167,7 @@ def test_memory_that_cannot_be_had(tmp_path, checkpoint, when):
         "def fail(*a, **k): torch.empty(1 << 60)\n"
         "import torch\nencoder.encode_packed = fail\n",
         "load": "from albert_act_fast.text import loading\nimport torch\n"
-        "loading.load = lambda *a: torch.empty(1 << 60)\n",
+        "loading.load = lambda *a, **k: torch.empty(1 << 60)\n",
         "import": "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': raise ImportError('libtorch_cpu.so: failed to map segment "

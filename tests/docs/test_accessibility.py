@@ -23,6 +23,7 @@ PAGES = (
     "tutorials/drop_in.html",
     "depth.html",
     "glue.html",
+    "performance/index.html",
     "api.html",
 )
 TEXTS = ["Call me Ishmael.", "The price is $5 and <b>$6</b> & more, in 1851.", "word " * 60]
