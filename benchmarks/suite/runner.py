@@ -256,8 +256,11 @@ class Runner:
             rows += self._others(corpus.memory_rows(self.effort))
         return rows
 
-    def _others(self, rows: list[dict]) -> list[dict]:
-        self.wrong += [row["variant"] for row in rows if "wrong" in row]
+    def _others(self, rows: Iterable[dict]) -> list[dict]:
+        seen = []
         for row in rows:
+            if "wrong" in row:
+                self.wrong.append(row["variant"])
             self.report({**row, **self.facts})
-        return rows
+            seen.append(row)
+        return seen

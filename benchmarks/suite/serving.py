@@ -77,8 +77,8 @@ def serve_rows(
     threads: int | None = None,
     servers: tuple[Server, ...] = SERVERS,
     clock: Clock = MACHINE_CLOCK,
-) -> list[dict]:
-    """Rows of capacity and of each load, one text a request.
+) -> Iterator[dict]:
+    """Rows of capacity and of each load, one text a request, each as soon as it is known.
 
     The driver shares the cores with the servers; what it takes is in all figures alike.
 
@@ -101,12 +101,12 @@ def serve_rows(
     expected = encoder.encode(texts, normalize=True, truncation=True)
     threads = threads or torch.get_num_threads()
     stream = _stream_rate(encoder, texts, effort * CAPACITY_SECONDS, clock)
-    rows = [{**about, "variant": STREAM, "capacity": stream, "of_stream": 1.0}]
+    yield {**about, "variant": STREAM, "capacity": stream, "of_stream": 1.0}
     advance()
     for server in servers:
         row = {**about, "variant": server.name}
         if (reason := server.why_not()) is not None:
-            rows.append({**row, "skipped": reason})
+            yield {**row, "skipped": reason}
             continue
         with _running(server, model, threads) as (host, port):
             bodies = [json.dumps({"inputs": [t], "truncate": True}).encode() for t in texts]
@@ -116,13 +116,13 @@ def serve_rows(
                 _measure(Target(host, port), bodies, expected, effort, advance, clock)
             )
         if isinstance(found, str):
-            rows.append({**row, "wrong": found})
+            yield {**row, "wrong": found}
             continue
         capacity, loads = found
         about_capacity = {"capacity": capacity, "of_stream": capacity / stream}
-        rows.append({**row, **about_capacity})
-        rows += [
-            {
+        yield {**row, **about_capacity}
+        for share, load in loads:
+            yield {
                 **row,
                 "load": share,
                 "rate": share * capacity,
@@ -132,9 +132,6 @@ def serve_rows(
                 "requests": load.statuses.total(),
                 "failed": load.statuses.total() - load.statuses[200],
             }
-            for share, load in loads
-        ]
-    return rows
 
 
 async def _measure(

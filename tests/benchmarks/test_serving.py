@@ -118,7 +118,8 @@ def test_the_service_at_toy_size(tmp_path):
     from suite.serving import LOADS, SERVERS, serve_rows, steps
 
     advances = []
-    rows = serve_rows(tmp_path, lambda: advances.append(1), size="tiny", effort=0.05, threads=1)
+    settings = {"size": "tiny", "effort": 0.05, "threads": 1}
+    rows = list(serve_rows(tmp_path, lambda: advances.append(1), **settings))
     assert len(advances) == steps()
     assert not [row for row in rows if "wrong" in row or "skipped" in row], rows
     for server in SERVERS:
