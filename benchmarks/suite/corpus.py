@@ -217,7 +217,7 @@ def corpus_rows(
         rows.append({**about, "variant": way.name, "dtype": way.dtype})
         reason = way.why_not("cpu")
         if reason is None:
-            embed = way.prepare(kept, folder)
+            embed = way.prepare(kept, kept)  # files beside the model that they are of
             error = gate.error(way, embed(texts[:CHECKED]))
             rows[-1]["error"] = error
             if not error <= (limit := gate.limit(way)):
