@@ -46,6 +46,13 @@ class HaltingLimits(NamedTuple):
     max_iterations: int
 
 
+def rounded_threshold(act_epsilon: float) -> float:
+    """`1 - act_epsilon` rounded to float32, as the halting rule compares it."""
+    # Not with struct: torch.compile cannot follow it.
+    mantissa, exponent = math.frexp(1.0 - act_epsilon)
+    return math.ldexp(round(math.ldexp(mantissa, 24)), exponent - 24)
+
+
 # "albert" because some published checkpoints were saved under ALBERT's own model type.
 ACCEPTED_MODEL_TYPES = ("albert_act", "albert")
 
@@ -112,9 +119,7 @@ class AlbertActConfig(AlbertConfig):
     @property
     def halting_threshold(self) -> float:
         """`1 - act_epsilon` rounded to float32, as the halting rule compares it."""
-        # Not with struct: torch.compile cannot follow it.
-        mantissa, exponent = math.frexp(1.0 - self.act_epsilon)
-        return math.ldexp(round(math.ldexp(mantissa, 24)), exponent - 24)
+        return rounded_threshold(self.act_epsilon)
 
     @property
     def halting_limits(self) -> HaltingLimits:

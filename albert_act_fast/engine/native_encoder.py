@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from albert_act_fast import native
 from albert_act_fast.engine.layer import EmbeddingWeights, WeightAndBias
-from albert_act_fast.engine.native_engine import NativeEngine
+from albert_act_fast.engine.native_engine import NativeEngine, completed, is_interruptible
 
 _ops = torch.ops.albert_act_fast
 
@@ -100,7 +98,6 @@ class NativeEncoder:
                 has the index.
             BaseException: what a signal handler raised meanwhile, as in `NativeEngine.run`.
         """
-        interruptible = threading.get_ident() == threading.main_thread().ident
         tokens = ids.numel()
         if pooling == "none":
             out = torch.empty(tokens, self.width, dtype=self.dtype)
@@ -108,13 +105,10 @@ class NativeEncoder:
             out = torch.empty(offsets.numel() - 1, self.width)
         n_updates, remainders = torch.empty(tokens), torch.empty(tokens)
         rows = _ops.encoder_run.default(
-            self._handle, ids, offsets, threshold, max_iterations, pooling, interruptible,
-            out, n_updates, remainders,
+            self._handle, ids, offsets, threshold, max_iterations, pooling,
+            is_interruptible(), out, n_updates, remainders,
         )  # fmt: skip
-        if rows == [-1]:
-            native.library.raise_interruption()
-            raise RuntimeError("the run was interrupted, but nothing says by what.")
-        return EncodedRows(out, n_updates, remainders, rows)
+        return EncodedRows(out, n_updates, remainders, completed(rows))
 
     @property
     def workspace_bytes(self) -> int:

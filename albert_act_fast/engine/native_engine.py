@@ -88,16 +88,11 @@ class NativeEngine:
             BaseException: what a signal handler raised meanwhile (KeyboardInterrupt); looked after
                 in the main thread, about every 50 ms.
         """
-        # Signal handlers run in the main thread alone; others need not ask for the interpreter.
-        interruptible = threading.get_ident() == threading.main_thread().ident
         rows = _ops.engine_run.default(
-            self._handle, hidden, offsets, positions, threshold, max_iterations, interruptible,
-            out, n_updates, remainders,
+            self._handle, hidden, offsets, positions, threshold, max_iterations,
+            is_interruptible(), out, n_updates, remainders,
         )  # fmt: skip
-        if rows == [-1]:
-            native.library.raise_interruption()
-            raise RuntimeError("the run was interrupted, but nothing says by what.")
-        return rows
+        return completed(rows)
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -136,3 +131,17 @@ def _plain(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"layer.{name}: got {type(tensor)}, expected a tensor.")
     return tensor.detach().contiguous()
+
+
+def is_interruptible() -> bool:
+    """Whether a native run has to look after signals: their handlers run in the main thread alone,
+    and others need not ask for the interpreter."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def completed(rows: list[int]) -> list[int]:
+    """What a native run returned, or raises what interrupted it."""
+    if rows == [-1]:
+        native.library.raise_interruption()
+        raise RuntimeError("the run was interrupted, but nothing says by what.")
+    return rows

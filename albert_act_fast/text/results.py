@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from albert_act_fast.configuration import HaltingLimits
@@ -25,9 +24,9 @@ class HaltingRule:
     @property
     def limits(self) -> HaltingLimits:
         """As engines are told it."""
-        from albert_act_fast.configuration import HaltingLimits
+        from albert_act_fast.configuration import HaltingLimits, rounded_threshold
 
-        return HaltingLimits(float(np.float32(1.0 - self.act_epsilon)), self.max_iterations)
+        return HaltingLimits(rounded_threshold(self.act_epsilon), self.max_iterations)
 
 
 @dataclass(frozen=True)
