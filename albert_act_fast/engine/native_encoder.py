@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from albert_act_fast.engine.layer import EmbeddingWeights, WeightAndBias
-from albert_act_fast.engine.native_engine import NativeEngine, completed, is_interruptible
+from albert_act_fast.engine.native_engine import (
+    NativeEngine,
+    completed,
+    is_interruptible,
+    release_with,
+)
 
 _ops = torch.ops.albert_act_fast
 
@@ -70,7 +74,7 @@ class NativeEncoder:
             [] if pooler is None else [tensor.contiguous() for tensor in pooler],
             max_tokens,
         )
-        weakref.finalize(self, _ops.encoder_release.default, self._handle).atexit = False
+        release_with(self, _ops.encoder_release.default, self._handle)
 
     def __reduce__(self):
         raise TypeError("a native encoder cannot be copied or pickled; its model can.")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from albert_act_fast import native
 
@@ -56,8 +58,7 @@ class NativeEngine:
             int8,
             onednn,
         )
-        # Not at exit, where the process's end frees all.
-        weakref.finalize(self, _ops.engine_release.default, self._handle).atexit = False
+        release_with(self, _ops.engine_release.default, self._handle)
 
     def __reduce__(self):
         raise TypeError("a native engine cannot be copied or pickled; its layer can.")
@@ -145,3 +146,15 @@ def completed(rows: list[int]) -> list[int]:
         native.library.raise_interruption()
         raise RuntimeError("the run was interrupted, but nothing says by what.")
     return rows
+
+
+def release_with(owner: object, operator: Callable[[int], None], handle: int) -> None:
+    """Calls the operator with the handle once nothing refers to the owner any more."""
+    # Not at exit, where the process's end frees all.
+    weakref.finalize(owner, _release, operator, handle).atexit = False
+
+
+def _release(operator: Callable[[int], None], handle: int) -> None:
+    # The collector runs at any time, also while a call is recorded, whose part this is not.
+    with _disable_current_modes():
+        operator(handle)

@@ -11,6 +11,7 @@ import threading
 import pytest
 import torch
 from support.models import random_config, random_model
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from albert_act_fast import native
 from albert_act_fast.engine import native_engine
@@ -50,6 +51,23 @@ def test_an_engine_is_freed_with_its_last_reference():
     while engines:
         engines.pop()
         assert native_engine.count() == before + len(engines)
+
+
+def test_an_engine_that_is_freed_while_a_call_is_recorded_is_no_part_of_it():
+    before = native_engine.count()
+    engines = [NativeEngine(weights(), int8=False, onednn=False)]
+
+    def call(x):
+        engines.clear()
+        return x + 1
+
+    for pre_dispatch in (False, True):
+        graph = make_fx(call, pre_dispatch=pre_dispatch)(torch.ones(2)).graph
+        assert native_engine.count() == before
+        assert [str(n.target) for n in graph.nodes if n.op == "call_function"] == [
+            "aten.add.Tensor"
+        ]
+        engines.append(NativeEngine(weights(), int8=False, onednn=False))
 
 
 def test_an_engine_that_cannot_be_made_leaves_nothing():
