@@ -15,6 +15,10 @@ DEMO_STAMP := $(VENV)/.installed-demo
 CPP_BUILD := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CPP_SOURCES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
+# What .venv imports is compiled once and kept, whatever the shell says: tests start hundreds of
+# processes, and each would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test transformers-tests fetch-transformers-tests wheel test-wheel sdist manylinux interpret simulate
 .PHONY: docs accessibility test-tensorflow sanitize lint format gpu resources predictions bench venv clean distclean
 .DEFAULT_GOAL := help

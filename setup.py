@@ -177,7 +177,7 @@ def instruction_set(source):
     """Whose copy of the kernels a source is ("avx2", ...), or None."""
     folder, name = os.path.split(source)
     name = os.path.splitext(name)[0]
-    return name if folder.endswith("cpu") and (name == "portable" or name[:3] == "avx") else None
+    return name if folder.endswith("cpu") and name.startswith(("portable", "avx", "amx")) else None
 
 
 def stand_in_for_torch(folder):

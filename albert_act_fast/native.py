@@ -37,9 +37,10 @@ library, why_no_cpp = _load()
 
 
 def build_info() -> dict[str, str] | None:
-    """How the C++ operators were built, the instruction set they run on ("avx512_vnni", "avx512",
-    "avx2" or "portable"), the dtypes whose products they compute for any number of rows, and for
-    which GPUs the CUDA operators were built ("" without those); None without the library."""
+    """How the C++ operators were built, the instruction set they run on ("amx", "avx512_vnni",
+    "avx512", "avx2" or "portable"), the dtypes whose products they compute for any number of rows,
+    and for which GPUs the CUDA operators were built ("" without those); None without the library.
+    """
     return None if library is None else library.build_info()
 
 

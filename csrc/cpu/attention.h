@@ -176,7 +176,7 @@ template <class T>
 struct AttentionScratch {
     using A = Arithmetic<T>;
     using Word = typename KeyValueStore<T>::Word;
-    static constexpr int kRows = kRowsAtOnce<A>;
+    static constexpr int kRows = Multiplier<Word>::kRows;
     explicit AttentionScratch(const KeyValueStore<T>& store)
         : queries(kRows * store.key_words()),
           scores(kRows * kScoreStride),
@@ -185,9 +185,10 @@ struct AttentionScratch {
     Scratch<Word> queries;
     Scores<A, Word> scores;
     Scratch<A> contexts, relative;
+    Multiplier<Word> multiply;
 };
 
-// At most kRowsAtOnce queries from row `first` on, against all keys of sequence b.
+// At most AttentionScratch::kRows queries from row `first` on, against all keys of sequence b.
 template <class T>
 void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, int64_t b,
                  int64_t head, int64_t first, int64_t count, AttentionScratch<T>& scratch) {
@@ -219,9 +220,9 @@ void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, 
         const auto* key_panels = reinterpret_cast<const Word*>(store.keys(b, head));
         const auto* value_panels = reinterpret_cast<const Word*>(store.values(b, head));
         for (int64_t p = 0; p < panels; ++p)
-            multiply_rows(count, scratch.queries.data, key_words,
-                          key_panels + (from / kPanel + p) * key_words * kPanel, key_words,
-                          scratch.scores.numbers + p * kPanel, kScoreStride, true);
+            scratch.multiply(count, scratch.queries.data, key_words,
+                             key_panels + (from / kPanel + p) * key_words * kPanel, key_words,
+                             scratch.scores.numbers + p * kPanel, kScoreStride, true);
         for (int64_t q = 0; q < count; ++q) {
             // Of the keys of others in the panel nothing is read, and nothing depends on where in
             // it the sequence's own begin.
@@ -236,7 +237,7 @@ void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, 
                 for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= rescale;
         }
         for (int64_t c = 0; c < store.value_panels(); ++c)
-            multiply_rows(
+            scratch.multiply(
                 count, weights, kScoreStride / step,
                 value_panels + (c * store.value_stride(b) + (column + from) * kPanel) / step,
                 (keys + step - 1) / step, contexts + c * kPanel, wide, from == 0);

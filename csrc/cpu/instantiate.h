@@ -18,6 +18,8 @@ namespace AAF_NAMESPACE {
 
 #include "panel.h"
 
+#include "tiles.h"
+
 #include "attention.h"
 
 #include "halting_step.h"

@@ -172,7 +172,7 @@ const Kernels<T>& kernels();
 // is the sum (modulo 2^64) of those of its parts.
 uint64_t checksum(const void* words, int64_t first, int64_t count);
 
-// "avx512_vnni", "avx512", "avx2" or "portable": what kernels() chose.
+// "amx", "avx512_vnni", "avx512", "avx2" or "portable": what kernels() chose.
 const char* instruction_set();
 
 }  // namespace albert_act_fast::cpu

@@ -5,39 +5,88 @@
 // panel stay in cache for each other.
 #pragma once
 
-constexpr int64_t kManyBlocks = 5;    // of rows: from so many on, panels are fetched ahead
-constexpr int64_t kDepthBlock = 384;  // of a panel: stays in cache for all of a chunk
-
+// What makes a row's sums numbers: nothing, or, of int8, the factors of the row and of a vector of
+// columns.
+template <class T, class Word>
+struct Unscale {
+    Unscale(const Product<T, Word>&, int64_t) {}
+    inline __attribute__((always_inline)) Vector<float> operator()(const float* sums,
+                                                                   int64_t) const {
+        return load_vector(sums);
+    }
+};
 template <class T>
-inline __attribute__((always_inline)) Vector<float> unscaled(const Product<T, Int8Quad>& args,
-                                                             int64_t row, int64_t column,
-                                                             const int32_t* sums) {
+struct Unscale<T, Int8Quad> {
     typedef int32_t Loose __attribute__((vector_size(64), may_alias, aligned(4)));
-    // The rows' 128 too much, times the weights.
-    const Integers sum = *(const Loose*)sums - 128 * *(const Loose*)(args.column_sum + column);
-    return __builtin_convertvector(sum, Vector<float>) *
-           (load_vector(args.column_scale + column) * args.row_scale[row]);
+    Unscale(const Product<T, Int8Quad>& args, int64_t column)
+        // The rows' 128 too much, times the weights.
+        : too_much(128 * *(const Loose*)(args.column_sum + column)),
+          column_scale(load_vector(args.column_scale + column)),
+          row_scale(args.row_scale) {}
+    inline __attribute__((always_inline)) Vector<float> operator()(const int32_t* sums,
+                                                                   int64_t row) const {
+        return __builtin_convertvector(*(const Loose*)sums - too_much, Vector<float>) *
+               (column_scale * row_scale[row]);
+    }
+    Integers too_much;
+    Vector<float> column_scale;
+    const float* row_scale;
+};
+
+// A panel's sums [rows, kPanel] of the rows from `first` on to results.
+template <Activation kActivation, class T, class Word, class Sum>
+void finish_sums(const Product<T, Word>& args, int64_t first, int64_t rows, int64_t panel,
+                 const Sum* sums) {
+    constexpr int lanes = kLanes<float>;
+    constexpr bool rounded = __is_same(T, BFloat16);
+    for (int64_t j = 0; j < kPanel; j += lanes) {
+        const int64_t column = panel * kPanel + j, left = args.columns - column;
+        const Unscale<T, Word> unscale(args, column);
+        const Vector<float> bias = load_vector(args.bias + column);
+        for (int64_t r = 0; r < rows; ++r) {
+            const Vector<float> linear = unscale(sums + r * kPanel + j, first + r) + bias;
+            const Vector<float> result = activate<rounded>(
+                kActivation, linear, [](Vector<float> x) __attribute__((always_inline)) {
+                    return exp_nonpositive<rounded>(x);
+                });
+            T* to = args.out.row(first + r) + column;
+            if (left >= lanes)
+                store_lanes(result, to);
+            else
+                for (int64_t i = 0; i < left; ++i) store(result[i], to + i);
+        }
+    }
 }
 
-template <class T, class Word>
-inline __attribute__((always_inline)) Vector<float> unscaled(const Product<T, Word>&, int64_t,
-                                                             int64_t, const float* sums) {
-    return load_vector(sums);
+template <class T, class Word, class Sum>
+void finish(const Product<T, Word>& args, int64_t first, int64_t rows, int64_t panel,
+            const Sum* sums) {
+    switch (args.activation) {
+        case Activation::none:
+            return finish_sums<Activation::none>(args, first, rows, panel, sums);
+        case Activation::gelu:
+            return finish_sums<Activation::gelu>(args, first, rows, panel, sums);
+        case Activation::gelu_tanh:
+            return finish_sums<Activation::gelu_tanh>(args, first, rows, panel, sums);
+        case Activation::relu:
+            return finish_sums<Activation::relu>(args, first, rows, panel, sums);
+        case Activation::silu:
+            return finish_sums<Activation::silu>(args, first, rows, panel, sums);
+    }
 }
 
 template <class T, class Word>
 void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
-    constexpr int lanes = kLanes<float>;
-    constexpr int rows_at_once = kRowsAtOnce<typename SumOf<Word>::lane>;
-    constexpr bool rounded = __is_same(T, BFloat16);
+    using Multiply = Multiplier<Word>;
+    Multiply multiply;
     alignas(64) typename SumOf<Word>::lane sums[kRowChunk * kPanel];
     const int64_t panels = panels_of(args.columns), chunks = row_chunks(args.rows);
     for (int64_t item = begin; item < end; ++item) {
         const int64_t chunk = item / panels, panel = item % panels;
         const int64_t first = args.rows * chunk / chunks;
         const int64_t count = args.rows * (chunk + 1) / chunks - first;
-        const int64_t blocks = (count + rows_at_once - 1) / rows_at_once;
-        const int64_t block_depth = blocks == 1 ? args.depth : kDepthBlock;
+        const int64_t blocks = (count + Multiply::kRows - 1) / Multiply::kRows;
+        const int64_t block_depth = blocks == 1 ? args.depth : Multiply::kDepthBlock;
         const Word* words = args.panels + panel * args.depth * kPanel;
         // Where the results go lies rows apart: to be there by the time they are known.
         for (int64_t r = 0; r < count; ++r)
@@ -49,31 +98,15 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
             const char* ahead = reinterpret_cast<const char*>(words + (k + depth) * kPanel);
             const int64_t lines = depth * kPanel * int64_t(sizeof(Word)) / 64 / blocks;
             for (int64_t block = 0; block < blocks; ++block) {
-                if (blocks >= kManyBlocks)
+                if (blocks >= Multiply::kManyBlocks)
                     for (int64_t line = 0; line < lines; ++line, ahead += 64)
                         __builtin_prefetch(ahead, 0, 2);
                 const int64_t r = count * block / blocks, stop = count * (block + 1) / blocks;
-                multiply_rows(stop - r, args.x.row(first + r) + k, args.x.stride,
-                              words + k * kPanel, depth, sums + r * kPanel, kPanel, k == 0);
+                multiply(stop - r, args.x.row(first + r) + k, args.x.stride, words + k * kPanel,
+                         depth, sums + r * kPanel, kPanel, k == 0);
             }
         }
-        for (int64_t r = 0; r < count; ++r)
-            for (int64_t j = 0; j < kPanel; j += lanes) {
-                const int64_t column = panel * kPanel + j;
-                const int64_t left = args.columns - column < lanes ? args.columns - column : lanes;
-                const Vector<float> linear =
-                    unscaled(args, first + r, column, sums + r * kPanel + j) +
-                    load_vector(args.bias + column);
-                const Vector<float> result = activate<rounded>(
-                    args.activation, linear, [](Vector<float> x) __attribute__((always_inline)) {
-                        return exp_nonpositive<rounded>(x);
-                    });
-                T* to = args.out.row(first + r) + column;
-                if (left == lanes)
-                    store_lanes(result, to);
-                else
-                    for (int64_t i = 0; i < left; ++i) store(result[i], to + i);
-            }
+        finish(args, first, count, panel, sums);
     }
 }
 

@@ -206,9 +206,12 @@ from support.models import mask_of, random_batch, random_lengths, random_model
 from albert_act_fast import native, ops
 assert native.instruction_set() == sys.argv[1], native.instruction_set()
 for positions in ("absolute", "relative_key_query"):
-    for size in ("odd", "even", "one column a head"):
+    for size in ("odd", "even", "one column a head", "tiles and more"):
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-            model = random_model(5, size, dtype=dtype, position_embedding_type=positions)
+            # Depths and heads that are no whole number of a matrix unit's tiles, but more than one.
+            more = {"hidden_size": 200, "intermediate_size": 308, "num_attention_heads": 4}
+            more, size = (more, "even") if size == "tiles and more" else ({}, size)
+            model = random_model(5, size, dtype=dtype, position_embedding_type=positions, **more)
             batch = random_batch(6, model.config, mask_of(random_lengths(6, 9, 50)))
             with torch.no_grad():
                 result = model(**batch, implementation="cpp")
@@ -253,7 +256,7 @@ def _run_under(instruction_set: str, arguments: list[str], pytestconfig) -> str:
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = file.read()
-    needed = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_bf16"}
+    needed = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_bf16", "amx": "amx_int8"}
     if instruction_set != "portable" and needed[instruction_set] not in flags:
         pytest.skip(f"this machine has no {instruction_set}")
     done = subprocess.run(
@@ -269,7 +272,7 @@ def _run_under(instruction_set: str, arguments: list[str], pytestconfig) -> str:
 
 
 every_instruction_set = pytest.mark.parametrize(
-    "name", ["portable", "avx2", "avx512", "avx512_vnni"]
+    "name", ["portable", "avx2", "avx512", "avx512_vnni", "amx"]
 )
 
 
@@ -290,6 +293,34 @@ def test_no_batch_changes_a_bit_under_every_instruction_set(name, pytestconfig):
     assert "4 passed" in _run_under(name, ["-m", "pytest", "-q", *tests], pytestconfig)
 
 
+_INT8_BITS = """
+import hashlib, sys
+import torch
+sys.path[:0] = ["tests"]
+from support.models import mask_of, random_batch, random_model
+from albert_act_fast import native
+assert native.instruction_set() == sys.argv[1], native.instruction_set()
+digest = hashlib.sha256()
+for hidden, wide in ((48, 64), (128, 256), (200, 308), (268, 77)):
+    sizes = {"hidden_size": hidden, "intermediate_size": wide, "num_attention_heads": 4}
+    for lengths in ([1], [5], [9], [16], [17, 3], [33, 60, 1, 8, 64]):
+        model = random_model(1, "base", **sizes).quantize("int8")
+        with torch.no_grad():
+            result = model(**random_batch(2, model.config, mask_of(lengths)))
+        digest.update(result.last_hidden_state.numpy().tobytes())
+        digest.update(result.n_updates.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_a_matrix_unit_gives_int8_products_the_same_bits(pytestconfig):
+    """Their sums are exact, whatever is left over of whole tiles, in rows and in depth."""
+    found = [
+        _run_under(name, ["-c", _INT8_BITS, name], pytestconfig) for name in ("amx", "avx512_vnni")
+    ]
+    assert found[0] == found[1]
+
+
 def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
     code = "from albert_act_fast import native; print(native.instruction_set())"
     done = subprocess.run(
@@ -300,5 +331,5 @@ def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
         text=True,
         check=True,
     )
-    assert "got avx3, expected portable, avx2, avx512 or avx512_vnni" in done.stderr
-    assert done.stdout.strip() in ("portable", "avx2", "avx512", "avx512_vnni")
+    assert "got avx3, expected portable, avx2, avx512, avx512_vnni or amx" in done.stderr
+    assert done.stdout.strip() in ("portable", "avx2", "avx512", "avx512_vnni", "amx")
