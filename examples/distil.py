@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
             zip(("token", "sentence", "similarity"), (p.item() for p in parts), strict=True)
         )
         if step >= args.halting_from:
-            tau = student.steer_tau(found.mean().item(), args.depth, args.tau, args.tau_gain)
+            tau = student.tau.steer(found.mean().item(), args.depth, args.tau, args.tau_gain)
             loss = loss + act_loss(output.ponder_cost, tau)
             figures["tau_per_mille"] = 1000 * tau
         return loss, figures | depths.means() | {"depth_deviation": found.std().item()}

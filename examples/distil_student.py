@@ -11,19 +11,16 @@ from training import random_for
 from albert_act_fast import AlbertActConfig, AlbertActModel
 
 
-class Student(nn.Module):
-    """The model, a projection to the teacher's width where the two differ, and tau's state."""
+class SteeredTau(nn.Module):
+    """tau, raised and lowered so that the mean depth of a batch stays near the one wanted."""
 
-    def __init__(self, encoder: AlbertActModel, width: int):
+    def __init__(self):
         super().__init__()
-        self.encoder = encoder
-        hidden = encoder.config.hidden_size
-        self.projection = nn.Identity() if hidden == width else nn.Linear(hidden, width)
-        # What steers tau, so that a resumed run goes on with it; NaN before the first step.
+        # Buffers, so that a resumed run goes on with them; NaN before the first step.
         self.register_buffer("tau", torch.tensor(float("nan"), dtype=torch.float64))
         self.register_buffer("mean_depth", torch.tensor(float("nan"), dtype=torch.float64))
 
-    def steer_tau(self, depth: float, wanted: float, first: float, gain: float) -> float:
+    def steer(self, depth: float, wanted: float, first: float, gain: float) -> float:
         """The tau of this step: raised while tokens go deeper than wanted, lowered while they stop
         earlier. It may get negative, which rewards depth: the only way back from a collapse."""
         if self.tau.isnan():
@@ -35,6 +32,17 @@ class Student(nn.Module):
         # The second term sees where depth is going, and keeps tau from swinging.
         self.tau.add_(gain * (now - wanted) + 50 * gain * (now - before))
         return self.tau.item()
+
+
+class Student(nn.Module):
+    """The model, a projection to the teacher's width where the two differ, and its tau."""
+
+    def __init__(self, encoder: AlbertActModel, width: int):
+        super().__init__()
+        self.encoder = encoder
+        hidden = encoder.config.hidden_size
+        self.projection = nn.Identity() if hidden == width else nn.Linear(hidden, width)
+        self.tau = SteeredTau()
 
     @torch.no_grad()
     def spread_halting(self, spread: float, seed: int) -> None:

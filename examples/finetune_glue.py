@@ -92,6 +92,26 @@ def make_model(args, task: Task) -> AlbertActForSequenceClassification:
     )
 
 
+def dev_figures(model, tokenizer, task: Task, args) -> dict[str, float]:
+    """The task's metrics on its dev set, by the plain loop, and the depths there."""
+    result = evaluate(
+        model,
+        tokenizer,
+        task,
+        args.data,
+        "reference",
+        max_length=args.max_length,
+        skip_malformed=args.skip_malformed,
+    )
+    depths = torch.cat(result.n_updates)
+    return {
+        **{name: round(value, 2) for name, value in result.metrics.items()},
+        "depth_all": round(result.mean_depth, 3),
+        "depth_cls": round(torch.stack([n[0] for n in result.n_updates]).mean().item(), 3),
+        "depth_deviation": round(depths.std().item(), 3),
+    }
+
+
 def steered(tau: float, n_updates: Tensor, depth: float | None) -> float:
     """tau for a batch of these depths: far more where their mean is above `depth`, far less below.
     Of the batch alone, so that a resumed run needs no memory of it."""
@@ -130,24 +150,6 @@ def main(argv: list[str] | None = None) -> None:
             figures["accuracy"] = right.float().mean().item()
         return output.loss + act_loss(output.ponder_cost, tau), figures
 
-    def evaluate_dev() -> dict[str, float]:
-        result = evaluate(
-            model,
-            tokenizer,
-            task,
-            args.data,
-            "reference",
-            max_length=args.max_length,
-            skip_malformed=args.skip_malformed,
-        )
-        depths = torch.cat(result.n_updates)
-        return {
-            **{name: round(value, 2) for name, value in result.metrics.items()},
-            "depth_all": round(result.mean_depth, 3),
-            "depth_cls": round(torch.stack([n[0] for n in result.n_updates]).mean().item(), 3),
-            "depth_deviation": round(depths.std().item(), 3),
-        }
-
     train(
         model,
         make_optimizer(model, args.weight_decay),
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         ),
         seed=args.seed,
         loss_at=loss_at,
-        evaluate=evaluate_dev,
+        evaluate=lambda: dev_figures(model, tokenizer, task, args),
         log_every=args.log_every,
         evaluate_every=args.evaluate_every,
         checkpoint_every=args.checkpoint_every,
