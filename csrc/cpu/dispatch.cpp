@@ -120,4 +120,8 @@ const char* instruction_set() {
     return kNames[int(chosen)];
 }
 
+bool multiplies_bfloat16() {
+    return chosen >= InstructionSet::avx512_vnni;
+}
+
 }  // namespace albert_act_fast::cpu

@@ -175,4 +175,7 @@ uint64_t checksum(const void* words, int64_t first, int64_t count);
 // "amx", "avx512_vnni", "avx512", "avx2" or "portable": what kernels() chose.
 const char* instruction_set();
 
+// Whether it has instructions for products of bfloat16.
+bool multiplies_bfloat16();
+
 }  // namespace albert_act_fast::cpu

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "../common/check.h"
@@ -78,7 +79,8 @@ struct Workspace {
     }
 };
 
-template <class T>
+// A: what attention is computed in, queries, keys and values with it.
+template <class T, class A = T>
 class EngineOf : public Engine {
   public:
     EngineOf(const Layer& layer, Weights weights, bool onednn)
@@ -99,7 +101,10 @@ class EngineOf : public Engine {
             halting_[i] = copy_of<T>(layer.halting[i]);
         }
         if (layer.distance_embedding.has_value()) {
-            distance_embedding_ = copy_of<T>(*layer.distance_embedding);
+            for (const T x : copy_of<T>(*layer.distance_embedding)) {
+                distance_embedding_.emplace_back();
+                store(load(x), &distance_embedding_.back());
+            }
             distances_ = layer.distance_embedding->shape[0];
         }
     }
@@ -149,17 +154,19 @@ class EngineOf : public Engine {
 
     // Projects keys and values of the rows that moved into the store, and queries of those that run
     // on, which are the first of them.
-    Matrix<T> project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
-                      const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
+    Matrix<A> project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
+                      const int64_t* moved_index, const cpu::KeyValueStore<A>& store,
                       Workspace<T>& space, Stopwatch& watch) const;
     Matrix<T> feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
                            Stopwatch& watch) const;
 
     // By whichever takes so many rows: kernels write to `memory`, oneDNN to what `holder` keeps.
-    Matrix<T> multiply(const Linear<T>& linear, const Matrix<T>& x, int64_t rows,
+    template <class In>
+    Matrix<T> multiply(const Linear<T>& linear, const Matrix<In>& x, int64_t rows,
                        Activation activation, T* memory, std::optional<Tensor>& holder,
                        QuantizedRows& quantized) const {
-        if (!linear.is_by_kernels(rows)) return linear.by_onednn(x, rows, activation, holder);
+        if constexpr (std::is_same_v<In, T>)
+            if (!linear.is_by_kernels(rows)) return linear.by_onednn(x, rows, activation, holder);
         const Matrix<T> out{memory, linear.kernel_stride()};
         linear.by_kernels(x, rows, activation, out, quantized);
         return out;
@@ -167,7 +174,8 @@ class EngineOf : public Engine {
 
     int64_t width_;
     Linear<T> keys_values_, queries_, dense_, ffn_, ffn_output_;
-    std::vector<T> attention_norm_[2], output_norm_[2], halting_[2], distance_embedding_;
+    std::vector<T> attention_norm_[2], output_norm_[2], halting_[2];
+    std::vector<A> distance_embedding_;
     int64_t heads_, distances_ = 0;
     Activation activation_;
     bool key_distances_;
@@ -176,13 +184,13 @@ class EngineOf : public Engine {
     Workspace<T> workspace_;
 };
 
-template <class T>
-Matrix<T> EngineOf<T>::project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
-                               const int64_t* moved_index, const cpu::KeyValueStore<T>& store,
-                               Workspace<T>& space, Stopwatch& watch) const {
-    const auto write = [&](const Matrix<T>& keys, int64_t first, int64_t count) {
+template <class T, class A>
+Matrix<A> EngineOf<T, A>::project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
+                                  const int64_t* moved_index, const cpu::KeyValueStore<A>& store,
+                                  Workspace<T>& space, Stopwatch& watch) const {
+    const auto write = [&](const Matrix<A>& keys, int64_t first, int64_t count) {
         watch.lap(space.seconds.products);
-        cpu::WriteKeysValues<T> args;
+        cpu::WriteKeysValues<A> args;
         args.keys = {keys.data, keys.stride};
         args.values = {keys.data + width_, keys.stride};
         args.rows = count;
@@ -192,30 +200,31 @@ Matrix<T> EngineOf<T>::project(const Matrix<T>& moved, int64_t moved_rows, int64
         launch(args);
         watch.lap(space.seconds.attention);
     };
-    if (!keys_values_.is_by_kernels(moved_rows)) {
-        write(keys_values_.by_onednn(moved, moved_rows, Activation::none, space.projected), 0,
-              moved_rows);
-        return queries_.by_onednn(moved, rows, Activation::none, space.queries);
-    }
+    if constexpr (std::is_same_v<A, T>)
+        if (!keys_values_.is_by_kernels(moved_rows)) {
+            write(keys_values_.by_onednn(moved, moved_rows, Activation::none, space.projected), 0,
+                  moved_rows);
+            return queries_.by_onednn(moved, rows, Activation::none, space.queries);
+        }
     const int64_t count = std::min(moved_rows, kChunk), stride = keys_values_.kernel_stride();
-    T* const memory =
-        space.products.template of<T>(count * stride + rows * queries_.kernel_stride());
+    A* const memory =
+        space.products.template of<A>(count * stride + rows * queries_.kernel_stride());
     for (int64_t first = 0; first < moved_rows; first += count) {
-        const Matrix<T> keys{memory, stride};
+        const Matrix<A> keys{memory, stride};
         const int64_t these = std::min(count, moved_rows - first);
-        keys_values_.by_kernels({moved.row(first), moved.stride}, these, Activation::none, keys,
-                                space.quantized);
+        keys_values_.by_kernels(Matrix<T>{moved.row(first), moved.stride}, these, Activation::none,
+                                keys, space.quantized);
         write(keys, first, these);
     }
-    const Matrix<T> queries{memory + count * stride, queries_.kernel_stride()};
+    const Matrix<A> queries{memory + count * stride, queries_.kernel_stride()};
     queries_.by_kernels(moved, rows, Activation::none, queries, space.quantized);
     watch.lap(space.seconds.products);
     return queries;
 }
 
-template <class T>
-Matrix<T> EngineOf<T>::feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
-                                    Stopwatch& watch) const {
+template <class T, class A>
+Matrix<T> EngineOf<T, A>::feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
+                                       Stopwatch& watch) const {
     const int64_t stride = ffn_output_.kernel_stride();
     const bool by_kernels = ffn_.is_by_kernels(rows) && ffn_output_.is_by_kernels(rows);
     // An inner layer of oneDNN's reads as many rows as that rounds up to.
@@ -233,25 +242,26 @@ Matrix<T> EngineOf<T>::feed_forward(const Matrix<T>& input, int64_t rows, Worksp
     const Matrix<T> out{memory, stride}, inner{inner_memory, ffn_.kernel_stride()};
     for (int64_t first = 0; first < rows; first += inner_rows) {
         const int64_t count = std::min(inner_rows, rows - first);
-        ffn_.by_kernels({input.row(first), input.stride}, count, activation_, inner,
+        ffn_.by_kernels(Matrix<T>{input.row(first), input.stride}, count, activation_, inner,
                         space.quantized);
-        ffn_output_.by_kernels(inner, count, Activation::none, {out.row(first), stride},
+        ffn_output_.by_kernels(inner, count, Activation::none, Matrix<T>{out.row(first), stride},
                                space.quantized);
         watch.lap(space.seconds.products);
     }
     return out;
 }
 
-template <class T>
-std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
+template <class T, class A>
+std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space) {
     Stopwatch watch(run.check_signals);
     space.seconds = {};
     const int64_t tokens = run.hidden.shape[0], sequences = run.offsets.shape[0] - 1;
     const int64_t capacity = onednn_rows(tokens, kScalarType<T>);
     const auto* key_offsets = data_of<const int64_t>(run.offsets);
-    const Matrix<T> attended{space.attended.template of<T>(capacity * width_), width_};
-    const Matrix<T>& ffn_input = attended;
-    const auto store = empty_store<T>(space.store, key_offsets, sequences, heads_, width_ / heads_);
+    // One is read for the last time before the other is written.
+    const Matrix<T> ffn_input{space.attended.template of<T>(capacity * width_), width_};
+    const Matrix<A> attended{reinterpret_cast<A*>(ffn_input.data), width_};
+    const auto store = empty_store<A>(space.store, key_offsets, sequences, heads_, width_ / heads_);
     struct Now {
         Matrix<T> hidden;
         float* accumulated_probability;
@@ -272,7 +282,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
     }
     memcpy(sets[0].query_offsets, key_offsets, size_t(sequences + 1) * sizeof(int64_t));
 
-    RaggedAttention<T> attention;
+    RaggedAttention<A> attention;
     attention.positions = data_of<const int64_t>(run.positions);
     attention.key_offsets = key_offsets;
     attention.sequences = sequences;
@@ -309,7 +319,7 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
     for (int64_t iteration = 1; rows > 0; ++iteration) {
         running_rows.push_back(rows);
         const Now &now = sets[(iteration - 1) % 2], &next = sets[iteration % 2];
-        const Matrix<T> queries =
+        const Matrix<A> queries =
             project(now.hidden, moved_rows, rows, now.token_index, store, space, watch);
         attention.queries = {queries.data, queries.stride};
         attention.query_offsets = now.query_offsets;
@@ -355,6 +365,10 @@ std::vector<int64_t> EngineOf<T>::iterate(const Run& run, Workspace<T>& space) {
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool onednn) {
+    // Rounding queries, keys and values to bfloat16 is little beside rounding all rows to int8.
+    if (weights == Weights::int8 && layer.query[0].dtype == kScalarType<float> &&
+        cpu::multiplies_bfloat16())
+        return std::make_unique<EngineOf<float, BFloat16>>(layer, weights, onednn);
 #define AAF_MAKE(T)                             \
     if (layer.query[0].dtype == kScalarType<T>) \
         return std::make_unique<EngineOf<T>>(layer, weights, onednn);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "../common/check.h"
 
@@ -166,43 +167,47 @@ bool Linear<T>::is_by_kernels(int64_t rows) const {
 }
 
 template <class T>
-void Linear<T>::by_kernels(const Matrix<T>& x, int64_t rows, Activation activation,
-                           const Matrix<T>& out, QuantizedRows& quantized) const {
+template <class Out, class Words>
+void Linear<T>::multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
+                         int64_t rows, Activation activation, const Matrix<Out>& out) const {
+    product.rows = rows;
+    product.depth = depth_;
+    product.panels = static_cast<const Words*>(panels_.data());
+    product.bias = bias_data_;
+    product.activation = activation;
+    product.out = out;
+    product.columns = outputs_;
     const int64_t items = cpu::panels_of(outputs_) * cpu::row_chunks(rows);
-    const auto describe = [&](auto& product) {
-        product.rows = rows;
-        product.depth = depth_;
-        product.panels = static_cast<decltype(product.panels)>(panels_.data());
-        product.bias = bias_data_;
-        product.activation = activation;
-        product.out = out;
-        product.columns = outputs_;
-    };
+    torch::stable::parallel_for(0, items, 1,
+                                [&](int64_t begin, int64_t end) { kernel(product, begin, end); });
+}
+
+template <class T>
+template <class In, class Out>
+void Linear<T>::by_kernels(const Matrix<In>& x, int64_t rows, Activation activation,
+                           const Matrix<Out>& out, QuantizedRows& quantized) const {
     if (weights_ == Weights::int8) {
         const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
-        const cpu::Quantize<T> quantize{{x.data, x.stride},
-                                        inputs_,
-                                        {quantized.values.of<uint8_t>(rows * stride), stride},
-                                        quantized.scales.of<float>(rows)};
+        const cpu::Quantize<In> quantize{{x.data, x.stride},
+                                         inputs_,
+                                         {quantized.values.of<uint8_t>(rows * stride), stride},
+                                         quantized.scales.of<float>(rows)};
         torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
-            cpu::kernels<T>().quantize(quantize, begin, end);
+            cpu::kernels<In>().quantize(quantize, begin, end);
         });
-        cpu::Product<T, cpu::Int8Quad> product;
-        describe(product);
+        cpu::Product<Out, cpu::Int8Quad> product;
         product.x = {reinterpret_cast<const cpu::Int8Quad*>(quantize.out.data), stride / 4};
         product.row_scale = quantize.scale;
         product.column_scale = static_cast<const float*>(column_scale_.data());
         product.column_sum = static_cast<const int32_t*>(column_sum_.data());
-        torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-            cpu::kernels<T>().int8_product(product, begin, end);
-        });
-    } else {
+        multiply(product, cpu::kernels<Out>().int8_product, rows, activation, out);
+    } else if constexpr (std::is_same_v<In, T> && std::is_same_v<Out, T>) {
         cpu::Product<T, Word> product;
-        describe(product);
         product.x = {reinterpret_cast<const Word*>(x.data), x.stride / kWordInputs};
-        torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-            cpu::kernels<T>().product(product, begin, end);
-        });
+        multiply(product, cpu::kernels<T>().product, rows, activation, out);
+    } else {
+        AAF_CHECK(false, "engine: a product of ", text(kScalarType<T>), " rows as ",
+                  text(kScalarType<Out>), ".");
     }
 }
 
@@ -248,8 +253,15 @@ size_t Linear<T>::bytes() const {
     return panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes() + copy;
 }
 
-#define AAF_INSTANTIATE(T) template class Linear<T>;
+#define AAF_INSTANTIATE(T)                                                                       \
+    template class Linear<T>;                                                                    \
+    template void Linear<T>::by_kernels(const Matrix<T>&, int64_t, Activation, const Matrix<T>&, \
+                                        QuantizedRows&) const;
 AAF_ENGINE_DTYPES(AAF_INSTANTIATE)
 #undef AAF_INSTANTIATE
+template void Linear<float>::by_kernels(const Matrix<float>&, int64_t, Activation,
+                                        const Matrix<BFloat16>&, QuantizedRows&) const;
+template void Linear<float>::by_kernels(const Matrix<BFloat16>&, int64_t, Activation,
+                                        const Matrix<float>&, QuantizedRows&) const;
 
 }  // namespace albert_act_fast::engine

@@ -57,9 +57,11 @@ class Linear {
     // other rows are.
     bool is_always_by_kernels() const { return is_by_kernels(std::numeric_limits<int64_t>::max()); }
 
-    // out = activation(x W^T + bias) of all layers side by side.
-    void by_kernels(const Matrix<T>& x, int64_t rows, Activation activation, const Matrix<T>& out,
-                    QuantizedRows& quantized) const;
+    // out = activation(x W^T + bias) of all layers side by side. Rows of another dtype than the
+    // weights', in and out, only where these are int8.
+    template <class In, class Out>
+    void by_kernels(const Matrix<In>& x, int64_t rows, Activation activation,
+                    const Matrix<Out>& out, QuantizedRows& quantized) const;
 
     // The same by oneDNN, in memory of its own that `holder` keeps; x must have onednn_rows(rows)
     // rows, of `inputs` numbers without gaps between them.
@@ -76,6 +78,9 @@ class Linear {
     using Word = typename cpu::WordOf<T>::type;
     static constexpr int64_t kWordInputs = sizeof(Word) / sizeof(T);
 
+    template <class Out, class Words>
+    void multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
+                  int64_t rows, Activation activation, const Matrix<Out>& out) const;
     void pack(const std::vector<Parameters<T>>& layers);
     void pack_int8(const std::vector<Parameters<T>>& layers);
     void unpack(T* dense) const;

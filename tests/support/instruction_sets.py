@@ -1,0 +1,30 @@
+"""Python processes whose C++ operators run on an instruction set that is asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run_under(instruction_set: str, arguments: list[str], pytestconfig) -> str:
+    """The output of Python where the operators run on `instruction_set`; skips without it."""
+    flags = ""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = file.read()
+    needed = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_bf16", "amx": "amx_int8"}
+    if instruction_set != "portable" and needed[instruction_set] not in flags:
+        pytest.skip(f"this machine has no {instruction_set}")
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": instruction_set},
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
