@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from albert_act_fast import TextEncoder, shipped_model
 
@@ -112,3 +115,22 @@ def test_pipelines_give_the_same(batch_size):
     for theirs, ours in zip(found, encoder.classify(TEXTS), strict=True):
         assert theirs["label"] == ours.label
         assert theirs["score"] == pytest.approx(ours.score, abs=2e-5)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_data_loader_s_workers_encode(shipped, method):
+    """As docs/text.md has it. Forked workers compute with one thread, and say so."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} on this system")
+    expected = shipped.encode(TEXTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loader = DataLoader(
+            TEXTS,
+            batch_size=2,
+            num_workers=2,
+            collate_fn=shipped.encode,
+            multiprocessing_context=method,
+        )
+        found = np.concatenate(list(loader))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
