@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 from support import cuda_on_cpu
 
-# One worker compiles what all of these tests link.
-pytestmark = [
-    pytest.mark.xdist_group("cuda_sanitizers"),
-    pytest.mark.skipif(cuda_on_cpu.why_not() is not None, reason=str(cuda_on_cpu.why_not())),
-]
+pytestmark = pytest.mark.skipif(
+    cuda_on_cpu.why_not() is not None, reason=str(cuda_on_cpu.why_not())
+)
 
 SANITIZERS = {
     "none": [],

@@ -35,6 +35,12 @@ def assert_as_exact_as_pytorch(given, truth, plain) -> None:
     assert (given.double() - truth).abs().max() <= allowed
 
 
+def plain_linear(x, weight, bias):
+    """PyTorch's, of rows with nothing but zeros behind them: on a processor with AMX its bfloat16
+    products multiply what follows a row by 0, and NaN times 0 is NaN."""
+    return F.linear(F.pad(x, (0, 0, 0, 1)), weight.contiguous(), bias)[:-1]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("added", [False, True])
@@ -52,7 +58,7 @@ def test_linear(dtype, activation, added, rows, live, depth, columns):
     implementation_of("linear", "triton")(x, weight, bias, residual, count, activation, out)
     act = ACTIVATIONS[activation]
     truth = act(F.linear(x[:live].double(), weight.double(), bias.double()))
-    plain = act(F.linear(x[:live], weight, bias))
+    plain = act(plain_linear(x[:live], weight, bias))
     if added:
         residual = residual[:live]
         truth, plain = truth + residual, plain + residual
@@ -103,7 +109,7 @@ def test_project_qkv(dtype, running, moved, beyond):
         x = hidden[:count]
         truth = F.linear(x.double(), weight.double(), bias.double())
         if count:
-            assert_as_exact_as_pytorch(out[rows], truth, F.linear(x, weight, bias))
+            assert_as_exact_as_pytorch(out[rows], truth, plain_linear(x, weight, bias))
         untouched = torch.ones(out.size(0), dtype=torch.bool)
         untouched[rows] = False
         assert out[untouched].isnan().all()
