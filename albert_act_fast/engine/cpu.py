@@ -58,11 +58,6 @@ def why_not(call: Call) -> str | None:
     most = native.library.MAX_INT8_INPUTS
     if call.int8 and max(t.size(1) for t in tensors.values() if t.dim() == 2) > most:
         return f"an int8 product has more than {most} inputs"
-    # Rows of 16 bits are read two numbers at a time, unless oneDNN reads them.
-    if dtype.itemsize == 2 and not _has_onednn(dtype):
-        for name, tensor in tensors.items():
-            if tensor.dim() == 2 and name != "distance_embedding" and tensor.size(1) % 2:
-                return f"{name} has an odd number of columns"
     return None
 
 

@@ -103,10 +103,6 @@ Linear<T>::Linear(const std::vector<Parameters<T>>& layers, Weights weights, boo
     : inputs_(layers[0].inputs), weights_(weights), onednn_(onednn) {
     AAF_CHECK(weights != Weights::int8 || inputs_ <= kMaxInt8Inputs, "int8: a product has ",
               inputs_, " inputs, expected at most ", kMaxInt8Inputs, ", whose sum fits int32.");
-    AAF_CHECK(weights == Weights::int8 || onednn || inputs_ % kWordInputs == 0,
-              "onednn: got false for ", text(kScalarType<T>), " products of ", inputs_,
-              " inputs, expected an even number of them without oneDNN, because rows are read two "
-              "numbers at a time.");
     for (const auto& layer : layers) outputs_ += layer.outputs;
     float* bias = bias_.of<float>(cpu::panels_of(outputs_) * cpu::kPanel);
     bias_data_ = bias;
@@ -160,10 +156,7 @@ void Linear<T>::pack_int8(const std::vector<Parameters<T>>& layers) {
 
 template <class T>
 bool Linear<T>::is_by_kernels(int64_t rows) const {
-    if (weights_ == Weights::int8 || !onednn_) return true;
-    // Rows are read in whole words.
-    if (inputs_ % kWordInputs != 0) return false;
-    return rows <= kernel_rows(kScalarType<T>);
+    return weights_ == Weights::int8 || !onednn_ || rows <= kernel_rows(kScalarType<T>);
 }
 
 template <class T>
@@ -180,6 +173,22 @@ void Linear<T>::multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<O
     const int64_t items = cpu::panels_of(outputs_) * cpu::row_chunks(rows);
     torch::stable::parallel_for(0, items, 1,
                                 [&](int64_t begin, int64_t end) { kernel(product, begin, end); });
+}
+
+// Rows are read in whole words: a copy with zeros where something is missing to that.
+template <class T>
+Matrix<T> Linear<T>::in_words(const Matrix<T>& x, int64_t rows, QuantizedRows& memory) const {
+    if (inputs_ % kWordInputs == 0) return x;
+    const int64_t stride = depth_ * kWordInputs;
+    const Matrix<T> words{memory.values.of<T>(rows * stride), stride};
+    torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+            memcpy(words.row(r), x.row(r), size_t(inputs_) * sizeof(T));
+            memset(static_cast<void*>(words.row(r) + inputs_), 0,
+                   size_t(stride - inputs_) * sizeof(T));
+        }
+    });
+    return words;
 }
 
 template <class T>
@@ -202,8 +211,9 @@ void Linear<T>::by_kernels(const Matrix<In>& x, int64_t rows, Activation activat
         product.column_sum = static_cast<const int32_t*>(column_sum_.data());
         multiply(product, cpu::kernels<Out>().int8_product, rows, activation, out);
     } else if constexpr (std::is_same_v<In, T> && std::is_same_v<Out, T>) {
+        const Matrix<T> words = in_words(x, rows, quantized);
         cpu::Product<T, Word> product;
-        product.x = {reinterpret_cast<const Word*>(x.data), x.stride / kWordInputs};
+        product.x = {reinterpret_cast<const Word*>(words.data), words.stride / kWordInputs};
         multiply(product, cpu::kernels<T>().product, rows, activation, out);
     } else {
         AAF_CHECK(false, "engine: a product of ", text(kScalarType<T>), " rows as ",

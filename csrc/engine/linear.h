@@ -38,7 +38,8 @@ int64_t kernel_rows(ScalarType dtype);
 // rounded up; what the rows in excess hold goes nowhere.
 int64_t onednn_rows(int64_t rows, ScalarType dtype);
 
-// What int8 products need beside: the rows as uint8, and their factors.
+// What products need beside: of int8 the rows as uint8 and their factors, of other dtypes rows that
+// are no whole number of words, filled up.
 struct QuantizedRows {
     Buffer values, scales;
 };
@@ -81,6 +82,7 @@ class Linear {
     template <class Out, class Words>
     void multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
                   int64_t rows, Activation activation, const Matrix<Out>& out) const;
+    Matrix<T> in_words(const Matrix<T>& x, int64_t rows, QuantizedRows& memory) const;
     void pack(const std::vector<Parameters<T>>& layers);
     void pack_int8(const std::vector<Parameters<T>>& layers);
     void unpack(T* dense) const;
