@@ -1,7 +1,10 @@
 """What all tests share: the gpu mark and the hypothesis profiles."""
 
+import random
 import signal
+import zlib
 
+import numpy
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -49,3 +52,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(no_gpu)
+
+
+def seed_by(name: str) -> None:
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+# What a test, or a library for it, draws without a seed of its own is the same in every run,
+# whichever tests its process has run before; so is what the fixtures of a whole file draw.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed_by(item.nodeid.split("::")[0])
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    seed_by(request.node.nodeid.split("@")[0])
