@@ -100,6 +100,7 @@ class Texts:
         if args.text or args.glue:
             others, counts = read_texts(args)
             others = [text for text in others if text.lower() not in kept_out]
+            counts.pop(f"{task.name} dev", None)  # all of them are among those kept out
             self.counts |= counts
         self.sources = {"task": ours, "other": others}
         self.alter = Alterations(ours, tokenizer.mask_token, args.alter_rate)

@@ -1,4 +1,4 @@
-"""What all tests share: the gpu mark and the hypothesis profiles."""
+"""What all tests share: the gpu mark, seeds, and the hypothesis profiles."""
 
 import random
 import signal

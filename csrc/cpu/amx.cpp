@@ -1,4 +1,4 @@
-// The kernels for AVX-512 with a matrix unit (AMX), which products by weights use.
+// The kernels for AVX-512 with a matrix unit (AMX), which products and bfloat16 attention use.
 #include <immintrin.h>
 
 #include <cstddef>

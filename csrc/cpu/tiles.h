@@ -6,7 +6,7 @@
 // the same number as panel.h's.
 #pragma once
 
-// Whether products by weights of that kind are computed in tiles.
+// Whether products by words of that kind are computed in tiles.
 template <class Word>
 #if defined(AAF_TILES)
 constexpr bool kHasTiles = sizeof(Word) == 4 && !__is_same(Word, float);

@@ -120,6 +120,7 @@ def test_dev_sentences_are_never_texts(load_example, tuned, begun):
     assert dev
     assert not dev & {text.lower() for text in texts.sources["other"]} - train
     assert any("cola" in source for source in texts.counts)
+    assert "sst-2 dev" not in texts.counts
 
 
 def test_alterations(load_example):
