@@ -106,15 +106,16 @@ class Texts:
         self.alter = Alterations(ours, tokenizer.mask_token, args.alter_rate)
         self.args = args
         self.batches = {
-            name: Batches(self._lengths(texts, tokenizer), range(len(texts)), args.batch_tokens, s)
+            name: self._batches(name, texts, tokenizer)
             for name, texts in self.sources.items()
             if texts
-            for s in [f"{args.seed}/{name}"]
         }
 
-    def _lengths(self, texts: list[str], tokenizer) -> np.ndarray:
+    def _batches(self, name: str, texts: list[str], tokenizer) -> Batches:
         rows = tokenizer(texts, truncation=True, max_length=self.args.max_length)["input_ids"]
-        return np.array([len(row) for row in rows])
+        lengths = np.array([len(row) for row in rows])
+        seed = f"{self.args.seed}/{name}"
+        return Batches(lengths, range(len(texts)), self.args.batch_tokens, seed)
 
     def at(self, step: int) -> list[str]:
         random = random_for(self.args.seed, "alter", step)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.teachers import make_tokenizer, write_teacher
+from support.training_logs import log_of
 from transformers import BertModel
 
 from albert_act_fast import AlbertActModel
@@ -45,12 +46,9 @@ def distilled(distil, tmp_path_factory) -> Path:
     return output
 
 
-def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-
-
 def test_help(load_example, capsys):
-    for script in ("distil", "finetune_sentence", "wordnet_text", "depth_study"):
+    distilling = ("distil", "finetune_teacher", "distil_task")
+    for script in (*distilling, "finetune_sentence", "wordnet_text", "depth_study"):
         with pytest.raises(SystemExit) as exit:
             load_example(script).main(["--help"])
         assert exit.value.code == 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from support.teachers import FIXTURES, write_teacher
+from support.training_logs import log_of
 from transformers import AutoModelForSequenceClassification
 
 from albert_act_fast import AlbertActConfig, AlbertActForSequenceClassification, AlbertActModel
@@ -66,18 +66,6 @@ def distilled(distil, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("distilled")
     distil(output)
     return output
-
-
-def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.parametrize("script", ["finetune_teacher", "distil_task"])
-def test_help(load_example, capsys, script):
-    with pytest.raises(SystemExit) as exit:
-        load_example(script).main(["--help"])
-    assert exit.value.code == 0
-    assert f"examples/{script}.py" in capsys.readouterr().out
 
 
 def test_the_teacher_is_a_classifier_of_the_task(tuned):

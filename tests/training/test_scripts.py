@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.training_logs import log_of
 
 from albert_act_fast import AlbertActForPreTraining, AlbertActForSequenceClassification
 from albert_act_fast.glue import GlueDataError, evaluate
@@ -22,10 +22,6 @@ PRETRAIN = (
     "--evaluate-every 0 --precision fp32"
 ).split()
 FINETUNE = "--steps 6 --batch-size 4 --log-every 2 --precision fp32".split()
-
-
-def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
 def without_times(log: list[dict]) -> list[dict]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from support.training_logs import log_of
 from transformers import AutoTokenizer, pipeline
 
 from albert_act_fast import AlbertActForSequenceClassification, AlbertActModel
@@ -30,8 +30,7 @@ needs_data = pytest.mark.skipif(
 
 def held_out(name: str) -> dict:
     """The figures at the end of the model's training log."""
-    lines = (shipped_model(name) / "training_log.jsonl").read_text().splitlines()
-    return json.loads(lines[-1])["held_out"]
+    return log_of(shipped_model(name))[-1]["held_out"]
 
 
 def card(name: str) -> str:
