@@ -7,8 +7,12 @@ more where `ffn_input` has not been added to `ffn_output` yet. One launch would 
 reads, at the price of programs that wait for each other.
 
 The workspace, as int32: `HEADER` entries, the first of which counts finished blocks; a probability
-per row (float32 bits); then one entry per block: how many of its rows run on, and in bit 16
-whether any of them asks for another iteration. The last block to finish makes it zeros again.
+per row (float32 bits); then one entry per block. The last block to finish makes it zeros again.
+
+A block's entry says how many of its rows run on; the first one of `GROUP` blocks also says, above
+that, what its whole group has: how many rows run on, and how many blocks have a row that asks for
+another iteration. So `move` reads the first entries of all groups and the entries of its own group,
+which for 65,000 rows of 768 columns are 320 in place of 16,250.
 """
 
 import triton
@@ -19,21 +23,39 @@ from albert_act_fast.ops.contracts import HALTING_WORKSPACE_HEADER
 
 # As int32.
 HEADER = tl.constexpr(2 * HALTING_WORKSPACE_HEADER)
-ASKS = tl.constexpr(1 << 16)
+# Fields of a block's entry: its rows from bit 0 on (32 at most), its group's from GROUP_ROWS on
+# (32 * 256 at most), the group's blocks that ask from GROUP_ASKS on (256 at most).
+GROUP = tl.constexpr(256)
+GROUP_ROWS = tl.constexpr(1 << 6)
+GROUP_ASKS = tl.constexpr(1 << 20)
 # How many entries of the workspace, and how many sequence offsets, a program looks at at a time.
 CHUNK = tl.constexpr(1024)
 OFFSETS = tl.constexpr(64)
 
 
 @triton.jit
-def candidate_rows(
-    ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, ln_weight, ln_bias, eps,
-    row, column, width, mask,
-):  # fmt: skip
+def summed_rows(ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, row, column, mask):
+    """The candidate before its LayerNorm."""
     summed = load_rows(ffn_output, row, ffn_output_stride, column, mask)
     if ffn_input is not None:
         summed += load_rows(ffn_input, row, ffn_input_stride, column, mask)
-    return layer_norm(summed, column, width, ln_weight, ln_bias, eps)
+    return summed
+
+
+@triton.jit
+def first_offset_above(offsets, sequences, row):
+    """The index of the first of the ascending offsets [sequences + 1] that is greater than `row`,
+    which one is."""
+    probe = tl.arange(0, OFFSETS)
+    low, size = 0, sequences  # it is `low` to `low + size`
+    while size > 0:
+        step = (size + OFFSETS - 1) // OFFSETS
+        offset = tl.load(offsets + low + probe * step, mask=probe * step < size, other=row + 1)
+        passed = tl.sum((offset <= row).to(tl.int32), 0)
+        high = tl.minimum(low + size, low + passed * step)
+        low = tl.where(passed > 0, low + (passed - 1) * step + 1, low)
+        size = high - low
+    return low
 
 
 @triton.jit
@@ -68,10 +90,11 @@ def decide(
     is_row = row < live
     column = tl.arange(0, WIDTH)
     is_column = column < width
-    candidate = candidate_rows(
-        ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, ln_weight, ln_bias, eps,
-        row, column, width, is_row[:, None] & is_column[None, :],
-    )  # fmt: skip
+    mask = is_row[:, None] & is_column[None, :]
+    summed = summed_rows(
+        ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, row, column, mask
+    )
+    candidate = layer_norm(summed, column, width, ln_weight, ln_bias, eps)
     weight = tl.load(halting_weight + column, mask=is_column, other=0.0).to(tl.float32)
     # Lanes past the width hold 0 * 0 + 0 from LayerNorm, and a weight of 0.
     logit = tl.sum(candidate * weight[None, :], 1) + tl.load(halting_bias).to(tl.float32)
@@ -83,7 +106,11 @@ def decide(
     tl.store(workspace + HEADER + row, p.to(tl.int32, bitcast=True), mask=is_row)
     any_asks = tl.max(asks.to(tl.int32), 0)
     count = tl.sum(runs_on.to(tl.int32), 0)
-    tl.store(workspace + HEADER + rows + block, count + any_asks * ASKS)
+    # Sums of integers, read by the next launch: no order among programs is asked for.
+    counts = workspace + HEADER + rows
+    of_group = count * GROUP_ROWS + any_asks * GROUP_ASKS
+    tl.atomic_add(counts + block, count, sem="relaxed")
+    tl.atomic_add(counts + block // GROUP * GROUP, of_group, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["iteration", "rows", "sequences"])
@@ -107,23 +134,35 @@ def move(
                 tl.store(next_query_offsets + b, (b * 0).to(tl.int64), mask=b <= sequences)
         return
 
-    # What runs on before this block, and whether any row at all asks for another iteration.
-    blocks = ((live + ROWS - 1) // ROWS).to(tl.int32)
-    probabilities = workspace + HEADER
-    counts = probabilities + rows
-    before = 0
-    asking = 0
-    for start in range(0, blocks, CHUNK):
-        other = start + chunk
-        entry = tl.load(counts + other, mask=other < blocks, other=0)
-        before += tl.sum(tl.where(other < block, entry % ASKS, 0), 0)
-        asking += tl.sum(entry // ASKS, 0)
-
+    # All rows are asked for before anything is computed, so that one wait is for all of them.
     row = first + tl.arange(0, ROWS)
     is_row = row < live
+    column = tl.arange(0, WIDTH)
+    mask = is_row[:, None] & (column < width)[None, :]
+    summed = summed_rows(
+        ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, row, column, mask
+    )
+    state = load_rows(hidden, row, hidden_stride, column, mask)
+    probabilities = workspace + HEADER
     p = tl.load(probabilities + row, mask=is_row, other=0).to(tl.float32, bitcast=True)
     hp = tl.load(accumulated_probability + row, mask=is_row, other=0.0)
     token = tl.load(token_index + row, mask=is_row, other=0)
+
+    # What runs on before this block, and whether any row at all asks for another iteration.
+    blocks = ((live + ROWS - 1) // ROWS).to(tl.int32)
+    counts = probabilities + rows
+    group = block // GROUP
+    other = group * GROUP + tl.arange(0, GROUP)
+    entry = tl.load(counts + other, mask=other < block, other=0)
+    before = tl.sum(entry % GROUP_ROWS, 0)
+    asking = 0
+    groups = (blocks + GROUP - 1) // GROUP
+    for start in range(0, groups, GROUP):
+        other = start + tl.arange(0, GROUP)
+        entry = tl.load(counts + other * GROUP, mask=other < groups, other=0)
+        before += tl.sum(tl.where(other < group, entry % GROUP_ASKS // GROUP_ROWS, 0), 0)
+        asking += tl.sum(entry // GROUP_ASKS, 0)
+
     reached, halts, remainder, goes_on, _asks = halting_rule(hp, p, threshold)
     stays = is_row & goes_on
     if LAST:
@@ -131,14 +170,8 @@ def move(
     stays = stays & (asking > 0)
     before = tl.where(asking > 0, before, 0)
 
-    column = tl.arange(0, WIDTH)
-    mask = is_row[:, None] & (column < width)[None, :]
-    candidate = candidate_rows(
-        ffn_output, ffn_input, ffn_output_stride, ffn_input_stride, ln_weight, ln_bias, eps,
-        row, column, width, mask,
-    )  # fmt: skip
+    candidate = layer_norm(summed, column, width, ln_weight, ln_bias, eps)
     weight = tl.where(halts, remainder, p)[:, None]
-    state = load_rows(hidden, row, hidden_stride, column, mask)
     mixed = (weight * candidate + (1.0 - weight) * state).to(next_hidden.dtype.element_ty)
 
     staying = stays.to(tl.int64)
@@ -158,16 +191,19 @@ def move(
 
     # Rows before a sequence's offset that run on. Each offset is one block's: the block that holds
     # the row before it (the first block, where there is none).
-    for start in range(0, sequences + 1, OFFSETS):
+    start = first_offset_above(query_offsets, sequences, first) if block > 0 else 0
+    more = start <= sequences
+    while more:
         b = start + tl.arange(0, OFFSETS)
-        offset = tl.load(query_offsets + b, mask=b <= sequences, other=-1)
-        mine = (offset > first) & (offset <= first + ROWS) | (offset == 0) & (block == 0)
+        offset = tl.load(query_offsets + b, mask=b <= sequences, other=live + ROWS)
         inside = tl.sum(tl.where(row[None, :] < offset[:, None], staying[None, :], 0), 1)
         tl.store(
             next_query_offsets + b,
             tl.where(offset == 0, 0, before + inside),
-            mask=mine & (b <= sequences),
+            mask=(offset <= first + ROWS) & (b <= sequences),
         )
+        start += OFFSETS
+        more = tl.max(offset, 0) <= first + ROWS
 
     # All accesses of this program come before its own mark, and the last one sees all marks.
     tl.debug_barrier()
@@ -176,8 +212,8 @@ def move(
         tl.debug_barrier()
         tl.store(workspace, 0)
         for start in range(0, live.to(tl.int32), CHUNK):
-            entry = start + chunk
-            tl.store(probabilities + entry, entry * 0, mask=entry < live)
+            place = start + chunk
+            tl.store(probabilities + place, place * 0, mask=place < live)
         for start in range(0, blocks, CHUNK):
-            entry = start + chunk
-            tl.store(counts + entry, entry * 0, mask=entry < blocks)
+            place = start + chunk
+            tl.store(counts + place, place * 0, mask=place < blocks)

@@ -88,11 +88,18 @@ def _float_products(dtype: torch.dtype) -> Callable:
             weight = torch.randn(outputs, inputs, device=device).to(dtype)
             flop = 2 * rows * inputs * outputs
             yield flop / shortest(lambda x=x, weight=weight: F.linear(x, weight), device)
-            if device == "cpu" and torch.backends.mkldnn.is_available():
+            if device == "cpu" and _onednn_takes(dtype):
                 packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
                 yield flop / shortest(functools.partial(_onednn, x, packed), device)
 
     return best
+
+
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Of bfloat16 it has products only where the processor has instructions that they need."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _onednn(x: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,14 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = int64_t(blockIdx.x) * L::kRows, r = first + row_of_thread<L>();
     if (first >= live) return;
     AAF_SHARED(NormSums, sums);
-    Row<L> row{};
+    StoredRow<L> x{}, residual{};
     if (r < live) {
-        add_row<L>(args.x.row(r), args.width, row);
-        add_row<L>(args.residual.row(r), args.width, row);
+        load_row<L>(args.x.row(r), args.width, x);
+        load_row<L>(args.residual.row(r), args.width, residual);
     }
+    Row<L> row{};
+    add<L>(x, args.width, row);
+    add<L>(residual, args.width, row);
     normalize<L>(args.norm, args.width, sums, row);
     if (r < live) store_row<L>(rounded<L>(row), args.width, args.out.row(r));
 }

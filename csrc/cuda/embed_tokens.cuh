@@ -12,13 +12,20 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = int64_t(blockIdx.x) * L::kRows, r = first + row_of_thread<L>();
     if (first >= live) return;
     AAF_SHARED(NormSums, sums);
-    Row<L> row{};
+    const bool has_position = args.position.data != nullptr;
+    StoredRow<L> word{}, token_type{}, position{};
     if (r < live) {
-        add_row<L>(args.word.row(args.token_ids[r]), args.width, row);
-        add_row<L>(args.token_type.row(args.token_type_ids[r]), args.width, row);
-        if (args.position.data != nullptr)
-            add_row<L>(args.position.row(args.position_ids[r]), args.width, row);
+        // The places first: where a row stands is known only once its place has been loaded.
+        const int64_t token = args.token_ids[r], kind = args.token_type_ids[r];
+        const int64_t place = has_position ? args.position_ids[r] : 0;
+        load_row<L>(args.word.row(token), args.width, word);
+        load_row<L>(args.token_type.row(kind), args.width, token_type);
+        if (has_position) load_row<L>(args.position.row(place), args.width, position);
     }
+    Row<L> row{};
+    add<L>(word, args.width, row);
+    add<L>(token_type, args.width, row);
+    if (has_position) add<L>(position, args.width, row);
     normalize<L>(args.norm, args.width, sums, row);
     if (r < live) store_row<L>(rounded<L>(row), args.width, args.out.row(r));
 }

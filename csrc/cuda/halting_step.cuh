@@ -22,7 +22,6 @@ namespace albert_act_fast::cuda {
 template <class L>
 constexpr int kHaltingBlocks = L::kVector == 1                 ? 1
                                : L::kVectors * L::kVector <= 8 ? 4
-                               : sizeof(typename L::T) == 2    ? 3
                                                                : 2;
 
 template <class L>
@@ -103,17 +102,19 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
     const int64_t r = first + in_tile;
     const bool is_row = r < live;
     Row<L> candidate{};
-    StoredRow<L> hidden{};
+    StoredRow<L> ffn_output{}, ffn_input{}, hidden{};
     float accumulated = 0;
     int64_t token = 0;
     if (is_row) {
-        add_row<L>(args.ffn_output.row(r), args.width, candidate);
+        load_row<L>(args.ffn_output.row(r), args.width, ffn_output);
         if (args.ffn_input.data != nullptr)
-            add_row<L>(args.ffn_input.row(r), args.width, candidate);
+            load_row<L>(args.ffn_input.row(r), args.width, ffn_input);
         load_row<L>(args.hidden.row(r), args.width, hidden);
         accumulated = args.accumulated_probability[r];
         token = args.token_index[r];
     }
+    add<L>(ffn_output, args.width, candidate);
+    if (args.ffn_input.data != nullptr) add<L>(ffn_input, args.width, candidate);
     normalize<L>(args.norm, args.width, shared.norm, candidate);
     float logit = 0;
     for_vectors<L>(args.width, [&](int j, int column) {

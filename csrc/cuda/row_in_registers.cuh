@@ -86,11 +86,13 @@ __device__ __forceinline__ void store_row(const StoredRow<L>& row, int64_t width
     for_vectors<L>(width, [&](int j, int column) { store_vector<L>(row.vectors[j], to + column); });
 }
 
+// row += stored. Apart from the loads: those of all rows stand before the first sum, so that a
+// thread waits for memory once. Where sums stand between them, ptxas makes each load wait for the
+// one before.
 template <class L>
-__device__ __forceinline__ void add_row(const typename L::T* from, int64_t width, Row<L>& row) {
-    for_vectors<L>(width, [&](int j, int column) {
-        const Vector<L> vector = load_vector<L>(from + column);
-        for (int i = 0; i < L::kVector; ++i) row.x[j][i] += load(vector.of[i]);
+__device__ __forceinline__ void add(const StoredRow<L>& stored, int64_t width, Row<L>& row) {
+    for_vectors<L>(width, [&](int j, int) {
+        for (int i = 0; i < L::kVector; ++i) row.x[j][i] += load(stored.vectors[j].of[i]);
     });
 }
 

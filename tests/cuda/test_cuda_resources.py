@@ -1,5 +1,6 @@
 """Every kernel compiles for every target without a warning, takes no more of it than the committed
-table says, moves rows 128 bits at a time, and orders memory between blocks."""
+table says, moves rows 128 bits at a time, begins to load all rows before it sums any, and orders
+memory between blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +8,15 @@ import re
 from dataclasses import replace
 
 import pytest
-from support.cuda_resources import RELEASE, TABLE, TARGETS, measure, release, why_not
+from support.cuda_resources import (
+    RELEASE,
+    TABLE,
+    TARGETS,
+    measure,
+    release,
+    waits_between_rows,
+    why_not,
+)
 from support.gpu_resources import read_table, worse
 from support.memory_order import tokens, unordered
 
@@ -24,6 +33,7 @@ def test_machine_code(target):
     for name, text in code.items():
         found = tokens(text)
         assert unordered(found) == [], name
+        assert waits_between_rows(name, text) is None
         if "halting_step" in name:
             # The ticket and the mark of a finished block; the two statuses of a tile; a status that
             # is looked at, by the next tiles and by the last block.

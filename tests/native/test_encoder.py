@@ -165,7 +165,7 @@ def test_a_tie_with_the_threshold_asks_its_own_sequence_alone():
     but takes one if another asks: of the batch, in the model's loop, which is why the sequence ends
     elsewhere there."""
     model = random_model(5)
-    encoder, others = encoder_of(model), ids_of(model, [9, 3])
+    encoder, others = encoder_of(model, batch_invariant=True), ids_of(model, [9, 3])
     # Each token alone. Up to 0.5 a remainder is exact: 1 minus it is what was accumulated before.
     each = run(encoder, list(torch.arange(61).split(1)))
     fits = (each.n_updates > 1) & (each.remainders > 0) & (each.remainders <= 0.5)

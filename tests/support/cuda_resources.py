@@ -73,6 +73,24 @@ def measure(target: str) -> tuple[list[Resources], dict[str, str]]:
     return sorted(rows), code
 
 
+# Rows that a kernel reads, each of so many vectors a thread as its layout says.
+_ROWS_READ = {"halting_step": 3, "add_layer_norm": 2, "embed_tokens": 3}
+
+
+def waits_between_rows(name: str, code: str) -> str | None:
+    """What is wrong where a kernel that sums rows does so before it has begun to load all of them,
+    16 bytes at a time: a thread would wait for memory again and again. name: mangled."""
+    found = _NAME.search(name)
+    if found["kernel"] not in _ROWS_READ or int(found["vector"]) == 1:
+        return None
+    expected = _ROWS_READ[found["kernel"]] * int(found["vectors"])
+    before_sums = re.split(r"\s(?:FADD|FFMA|FMUL)\b", code, maxsplit=1)[0]
+    loads = len(re.findall(r"\sLDG\.E\.\S*128", before_sums))
+    if loads == expected:
+        return None
+    return f"{_describe(name)}: {loads} wide loads before the first sum, expected {expected}"
+
+
 def _describe(mangled: str) -> tuple[str, str]:
     """The kernel's name, and what of it is a template's argument, in words."""
     found = _NAME.search(mangled)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 # What matters of an instruction; the first that matches. Predicated ones count as if they ran.
 _NVIDIA = {
     "narrow": r"\S+\.STRONG\.(?!GPU|SYS)",
-    "atomic": r"(ATOMG?|RED)\.",
+    "atomic": r"(ATOMG?|REDG?)\.",
     "publish": r"STG?\.\S*STRONG",
     "ask": r"LDG?\.\S*STRONG",
     "release": r"MEMBAR\.\S*(GPU|SYS)",
@@ -57,14 +57,17 @@ def _first(found: Iterable[str], of: str) -> str | None:
     return next((token for token in found if token in of.split()), None)
 
 
-def unordered(found: list[str]) -> list[str]:
-    """Where other programs may not see what they should; `found`: of `tokens`."""
+def unordered(found: list[str], relaxed: bool = False) -> list[str]:
+    """Where other programs may not see what they should; `found`: of `tokens`. `relaxed`: the
+    kernel's atomic operations are sums for a later launch, and need no order."""
     problems = []
     accesses = "load store ask publish atomic leaves"
     for place, token in enumerate(found):
         before, after = found[:place][::-1], found[place + 1 :]
         if token == "narrow":
             problems.append("a scope narrower than the GPU")
+        if relaxed and token == "atomic":
+            continue
         if token in ("atomic", "publish") and _first(before, "release " + accesses) != "release":
             problems.append(f"no fence before {token}")
         if token in ("atomic", "ask") and _first(after, "acquire barrier " + accesses) != "acquire":

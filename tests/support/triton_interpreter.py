@@ -16,6 +16,7 @@ whole process:
 - an atomic operation orders programs only where `tl.debug_barrier()` stands between it and the
   program's other accesses, before and after: a program is many threads, and one of them does it.
   Triton may put a barrier there of its own accord, and may cease to;
+- a relaxed one orders nothing, and needs none;
 - an atomic operation of scope "cta", which orders nothing between programs, is an error;
 - so is a row's offset of 32 bits: an index times a row stride (an argument called `*_stride`) is to
   be computed in 64 (`SMALL` names the exception);
@@ -27,7 +28,7 @@ What it cannot see: registers, shared memory, barriers between accesses of one p
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ HALVES = (tl.bfloat16, tl.float16)
 SMALL = {"weight_stride"}
 # What the kernels launched so far were called, in order: (name, grid).
 launches: list[tuple[str, tuple[int, ...]]] = []
+# How many elements the last launch loaded, by the argument they are of.
+loaded: Counter[str] = Counter()
 
 
 class KernelError(AssertionError):
@@ -268,7 +271,9 @@ def _make_memory_strict() -> None:
     def create_masked_load(self, pointers, mask, other, cache_policy, is_volatile):
         place = _current.locate(pointers, mask, "load")
         if place is not None:
-            _current.touch("loaded", *place[:2], conflicts_with="stored updated")
+            memory, index, _ = place
+            loaded[memory.name] += index.size
+            _current.touch("loaded", memory, index, conflicts_with="stored updated")
         if other is None:
             other = _poison(pointers)
         return masked_load(self, pointers, mask, other, cache_policy, is_volatile)
@@ -369,6 +374,7 @@ def _shuffle_programs() -> None:
     def _init_args_hst(self, arguments, keywords):
         arguments, keywords = start(self, arguments, keywords)
         _current.__init__()
+        loaded.clear()
         for name, value in [*zip(self.arg_names, arguments, strict=False), *keywords.items()]:
             _current.add(name, value)
         order["now"] = None

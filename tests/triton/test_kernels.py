@@ -183,8 +183,9 @@ def test_wide_heads(dtype, size):
 
 @pytest.mark.parametrize(("threshold", "last"), [(0.99, False), (1.0, False), (0.99, True)])
 def test_halting_step_over_many_blocks_and_sequences(threshold, last, monkeypatch):
-    """More blocks, and more offsets, than a program looks at at a time."""
+    """More blocks, groups of them, and offsets than a program looks at at a time."""
     monkeypatch.setattr(halting_step, "CHUNK", tl.constexpr(16))
+    monkeypatch.setattr(halting_step, "GROUP", tl.constexpr(4))
     make = Maker(7, torch.float32, False)
     lengths = torch.randint(0, 60, (200,), generator=make.generator).tolist()
     call = MAKERS["halting_step"](make, 7, lengths, threshold=threshold, last=last, beyond=300)
@@ -193,6 +194,36 @@ def test_halting_step_over_many_blocks_and_sequences(threshold, last, monkeypatc
     assert name == "move"
     assert grid[0] > 3 * 16
     assert len(lengths) > 3 * halting_step.OFFSETS.value
+    # A probability for each row, and of the counts its group's and one for each other group.
+    rows = sum(lengths)
+    blocks = -(-rows // 32)
+    assert triton_interpreter.loaded["workspace"] <= rows + blocks * (4 + -(-blocks // 4))
+    assert blocks * (4 + -(-blocks // 4)) < blocks * blocks / 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_offset_is_found_by_the_block_that_has_it(seed, monkeypatch):
+    """With sequences of no token, one, and many blocks; offsets few at a time."""
+    monkeypatch.setattr(halting_step, "OFFSETS", tl.constexpr(4))
+    make = Maker(seed, torch.float32, False)
+    lengths = torch.randint(0, 3, (150,), generator=make.generator).tolist()
+    lengths[70], lengths[0], lengths[-1] = 130, 0, 0
+    call = MAKERS["halting_step"](make, 7, lengths, beyond=5)
+    check(call, apply(call, "triton"))
+    blocks, steps = -(-sum(lengths) // 32), 4  # 4 ** 4 is more than 151
+    found = triton_interpreter.loaded["query_offsets"]
+    # The last offset, the search's probes, then what the block has and up to 4 beyond.
+    assert found <= blocks * (1 + 4 * steps + 2 * 4) + len(lengths)
+    assert found < blocks * len(lengths) / 2
+
+
+def test_the_fields_of_a_block_s_count_hold_the_most_there_can_be():
+    most, group = 32, halting_step.GROUP.value
+    assert max(launch_tables.rows(width).ROWS for width in range(1, 8193)) == most
+    assert most < halting_step.GROUP_ROWS.value
+    rows_of_group = group * most * halting_step.GROUP_ROWS.value
+    assert most + rows_of_group < halting_step.GROUP_ASKS.value
+    assert most + rows_of_group + group * halting_step.GROUP_ASKS.value < 2**31
 
 
 def test_halting_step_takes_two_launches():
