@@ -24,6 +24,73 @@ class ModelInputs:
 
 
 @dataclass(frozen=True)
+class ShapedInputs:
+    """A batch of right shapes and dtypes, whose values nobody has looked at: that takes a host that
+    waits for its device. position_ids: of all sequences, [B, S]; head_mask: as `ModelInputs` has
+    it. tables: of every kind of ids, how many rows its table has (None: unknown) and what it is."""
+
+    input_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    attention_mask: Tensor | None
+    token_type_ids: Tensor | None
+    position_ids: Tensor | None
+    head_mask: Tensor | None
+    tables: dict[str, tuple[int | None, str]]
+
+    @property
+    def source(self) -> Tensor:
+        return self.inputs_embeds if self.input_ids is None else self.input_ids
+
+    @property
+    def shape(self) -> torch.Size:
+        """[B, S]"""
+        return self.source.shape[:2]
+
+    def checked(self) -> ModelInputs:
+        """With the values checked, and what was left out filled in.
+
+        Raises:
+            ValueError: naming the argument, what was given and what was expected.
+        """
+        shape, device = self.shape, self.source.device
+        mask, token_type_ids, position_ids = (
+            self.attention_mask,
+            self.token_type_ids,
+            self.position_ids,
+        )
+        if mask is None:
+            mask = torch.ones(shape, dtype=torch.bool, device=device)
+        else:
+            _check_mask(mask)
+            mask = mask.to(device, torch.bool)
+        input_ids = None if self.input_ids is None else self._ids("input_ids")
+        if token_type_ids is None:
+            token_type_ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        else:
+            token_type_ids = self._ids("token_type_ids")
+        if position_ids is None:
+            position_ids = torch.arange(shape[1], device=device).expand(shape)
+        else:
+            position_ids = self._ids("position_ids")
+        return ModelInputs(
+            input_ids, self.inputs_embeds, mask, token_type_ids, position_ids, self.head_mask
+        )
+
+    def _ids(self, name: str) -> Tensor:
+        """As int64."""
+        ids, (rows, table) = getattr(self, name).to(torch.int64), self.tables[name]
+        if rows is not None:
+            low, high = (x.item() for x in ids.aminmax())
+            _require(
+                low >= 0 and high < rows,
+                name,
+                f"values from {low} to {high}",
+                f"0 to {rows - 1} ({table}: {rows})",
+            )
+        return ids
+
+
+@dataclass(frozen=True)
 class GivenInputs:
     """A model's inputs as its caller gave them; see `AlbertActModel.forward`."""
 
@@ -79,7 +146,15 @@ def table_size(embedding: nn.Module) -> int | None:
 def check_inputs(
     config: AlbertActConfig, embeddings: nn.Module, encoder: nn.Module, given: GivenInputs
 ) -> ModelInputs:
-    """
+    """As `check_shapes`, then the values."""
+    return check_shapes(config, embeddings, encoder, given).checked()
+
+
+def check_shapes(
+    config: AlbertActConfig, embeddings: nn.Module, encoder: nn.Module, given: GivenInputs
+) -> ShapedInputs:
+    """All that can be checked without waiting for the inputs' device.
+
     Args:
         embeddings, encoder: the model's, whose tables (they may have been resized) set the ranges
             of the ids.
@@ -127,37 +202,33 @@ def check_inputs(
         f"at most max_position_embeddings={limit}; truncate or split the text",
     )
 
-    if attention_mask is None:
-        attention_mask = torch.ones(shape, dtype=torch.bool, device=source.device)
-    else:
+    tables: dict[str, tuple[int | None, str]] = {"position_ids": (limit, "max_position_embeddings")}
+    if attention_mask is not None:
         _require_shape("attention_mask", attention_mask, shape)
-        _check_mask(attention_mask)
-        attention_mask = attention_mask.to(source.device, torch.bool)
-
+        if attention_mask.is_complex():
+            raise TypeError(
+                f"attention_mask: got dtype {attention_mask.dtype}, expected no complex."
+            )
     if input_ids is not None:
-        rows = table_size(embeddings.word_embeddings)
-        input_ids = _check_ids("input_ids", input_ids, rows, "vocabulary")
-    if token_type_ids is None:
-        token_type_ids = torch.zeros(shape, dtype=torch.int64, device=source.device)
-    else:
+        _require_integers("input_ids", input_ids)
+        tables["input_ids"] = (table_size(embeddings.word_embeddings), "vocabulary")
+    if token_type_ids is not None:
         _require_shape("token_type_ids", token_type_ids, shape)
-        rows = table_size(embeddings.token_type_embeddings)
-        token_type_ids = _check_ids("token_type_ids", token_type_ids, rows, "token types")
-    if position_ids is None:
-        position_ids = torch.arange(shape[1], device=source.device).expand(shape)
-    else:
+        _require_integers("token_type_ids", token_type_ids)
+        tables["token_type_ids"] = (table_size(embeddings.token_type_embeddings), "token types")
+    if position_ids is not None:
         if position_ids.shape == shape[1:] or position_ids.shape == (1, shape[1]):
             position_ids = position_ids.expand(shape)
         _require_shape("position_ids", position_ids, shape)
-        position_ids = _check_ids("position_ids", position_ids, limit, "max_position_embeddings")
-
-    return ModelInputs(
+        _require_integers("position_ids", position_ids)
+    return ShapedInputs(
         input_ids,
         inputs_embeds,
         attention_mask,
         token_type_ids,
         position_ids,
         None if head_mask is None else _expand_head_mask(head_mask, config),
+        tables,
     )
 
 
@@ -173,7 +244,7 @@ def _expand_head_mask(head_mask: Tensor, config: AlbertActConfig) -> Tensor:
 
 
 def _check_mask(mask: Tensor) -> None:
-    if not (mask.is_floating_point() or mask.is_complex()):
+    if not mask.is_floating_point():
         mask = mask.to(torch.int64)  # PyTorch finds no extremes of unsigned integers
     low, high = (x.item() for x in mask.aminmax())
     only = low >= 0 and high <= 1
@@ -184,21 +255,9 @@ def _check_mask(mask: Tensor) -> None:
     )
 
 
-def _check_ids(name: str, ids: Tensor, rows: int | None, table: str) -> Tensor:
-    """The ids as int64."""
-    integer = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
-    if not integer:
+def _require_integers(name: str, ids: Tensor) -> None:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{name}: got dtype {ids.dtype}, expected an integer dtype.")
-    ids = ids.to(torch.int64)
-    if rows is not None:
-        low, high = (x.item() for x in ids.aminmax())
-        _require(
-            low >= 0 and high < rows,
-            name,
-            f"values from {low} to {high}",
-            f"0 to {rows - 1} ({table}: {rows})",
-        )
-    return ids
 
 
 def _dtype_of(embeddings: nn.Module) -> torch.dtype | None:

@@ -144,6 +144,11 @@ def rows(width: int) -> Rows:
     return Rows(count, padded, 8 if padded * count > 4096 else 4)
 
 
+def columns(tokens: int) -> int:
+    """Places of a sequence that a program looks at at a time."""
+    return min(1024, max(32, _power_of_two(tokens)))
+
+
 def padded_head(head_size: int) -> int:
     """tl.dot takes no operand narrower than 16."""
     return max(16, _power_of_two(head_size))

@@ -7,20 +7,28 @@ from torch import Tensor, nn
 
 from albert_act_fast import ops
 from albert_act_fast.configuration import HaltingLimits
+from albert_act_fast.engine import gpu
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.layer import embedding_weights
 from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
-from albert_act_fast.inputs import ModelInputs
+from albert_act_fast.inputs import ModelInputs, ShapedInputs
 from albert_act_fast.outputs import EncoderResult
 
 
-def encode(call: Call, engine, inputs: ModelInputs, limits: HaltingLimits) -> EncoderResult:
-    """Embeds, iterates and unpacks a batch; same result as the reference encoder.
+def encode(call: Call, engine, shaped: ShapedInputs, limits: HaltingLimits) -> EncoderResult:
+    """Checks the values of a batch, embeds, iterates and unpacks it; same result as the reference
+    encoder.
 
     Args:
-        engine: one that can compute the call (`engine.ENGINES`).
-        inputs: a checked batch.
+        engine: one that can compute the call (`engine.ENGINES`). It may do all of that by itself
+            (`gpu.encode`).
+
+    Raises:
+        ValueError: naming the argument whose values are out of its range.
     """
+    if engine is gpu and not call.gradients and gpu.why_not_encode(call) is None:
+        return gpu.encode(call, shaped, limits)
+    inputs = shaped.checked()
     tokens = pack(inputs.attention_mask)
     if call.gradients or call.inspection.why_not_read("embeddings.") is not None:
         rows = _call_embeddings(call.embeddings, inputs, tokens)

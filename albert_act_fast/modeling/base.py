@@ -11,7 +11,14 @@ from transformers.utils import logging
 from albert_act_fast import engine, implementations
 from albert_act_fast.configuration import AlbertActConfig
 from albert_act_fast.engine.recompute import encode_with_recomputed_gradients
-from albert_act_fast.inputs import GivenInputs, ModelInputs, check_inputs, refuse_unknown
+from albert_act_fast.inputs import (
+    GivenInputs,
+    ModelInputs,
+    ShapedInputs,
+    check_inputs,
+    check_shapes,
+    refuse_unknown,
+)
 from albert_act_fast.modeling.pretrained import AlbertActEmbeddings, AlbertActPreTrainedModel
 from albert_act_fast.outputs import AlbertActModelOutput, EncoderResult
 from albert_act_fast.reference import (
@@ -155,12 +162,13 @@ class AlbertActModel(AlbertActPreTrainedModel):
             },
         )
         self._check_quantization(choice)
-        inputs = self._check(given)
         if choice.name == "reference":
             self._say_why_slow(choice, inspection)
-            result = self._run_reference(inputs, output_hidden_states, output_attentions)
+            result = self._run_reference(
+                self._check(given), output_hidden_states, output_attentions
+            )
         else:
-            result = self._run_engine(inputs, inspection, choice)
+            result = self._run_engine(self._check_shapes(given), inspection, choice)
         hidden = result.last_hidden_state
         pooled = None
         if self.pooler is not None:
@@ -321,10 +329,10 @@ class AlbertActModel(AlbertActPreTrainedModel):
     # Packing and the loop depend on the data, so torch.compile leaves them as they are and
     # compiles what stands around them.
     @torch.compiler.disable
-    def _run_engine(self, inputs: ModelInputs, inspection, choice) -> EncoderResult:
+    def _run_engine(self, inputs: ShapedInputs, inspection, choice) -> EncoderResult:
         limits = self.config.halting_limits
 
-        def run(call: engine.Call, inputs: ModelInputs) -> EncoderResult:
+        def run(call: engine.Call, inputs: ShapedInputs) -> EncoderResult:
             way, reasons = engine.engine_for(call)
             if call.int8 and way is not engine.cpu:
                 raise ValueError(f"quantization: int8 cannot be computed: {'; '.join(reasons)}.")
@@ -368,6 +376,10 @@ class AlbertActModel(AlbertActPreTrainedModel):
             parameters(),
             parameters,
         )
+
+    @torch.compiler.disable
+    def _check_shapes(self, given: GivenInputs) -> ShapedInputs:
+        return check_shapes(self.config, self.embeddings, self.encoder, given)
 
     @torch.compiler.disable
     def _check(self, given: GivenInputs) -> ModelInputs:

@@ -21,6 +21,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from albert_act_fast.ops.triton_contracts import TRITON_OPERATORS
+
 NAMESPACE = "albert_act_fast"
 IMPLEMENTATIONS = ("torch", "cpp", "triton", "cuda")
 
@@ -185,55 +187,6 @@ OPERATORS: dict[str, tuple[str, Callable]] = {
     ),
 }
 
-
-def _shapes_of_linear(a):
-    rows, (columns, depth) = a.x.size(0), a.weight.shape
-    return {
-        "x": (rows, depth),
-        "bias": (columns,),
-        "residual": (rows, columns),
-        "out": (rows, columns),
-    }
-
-
-def _shapes_of_project_qkv(a):
-    rows, width = a.hidden.shape
-    store = (a.key_store.size(0), width)
-    return {
-        "weights": (width, width),
-        "biases": (width,),
-        "token_index": (rows,),
-        "running_count": (1,),
-        "moved_count": (1,),
-        "queries": (rows, width),
-        "key_store": store,
-        "value_store": store,
-    }
-
-
-# Those that implementation `triton` alone has: products over packed rows whose number only the
-# device knows.
-TRITON_OPERATORS: dict[str, tuple[str, Callable]] = {
-    # out[r] = activation(x[r] weight^T + bias) + residual[r], the sum rounded once; nothing is
-    # added where `residual` is None. activation: "none", "gelu", "gelu_tanh", "relu" or "silu".
-    "linear": (
-        "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, "
-        "str activation, Tensor(a!) out) -> ()",
-        _shapes_of_linear,
-    ),
-    # The three projections that an iteration starts with. The first running_count[0] rows of
-    # `hidden` are running, the first moved_count[0] moved in the iteration before (all of them, in
-    # the first):
-    #   queries[r] = hidden[r] weights[0]^T + biases[0] where r is running;
-    #   key_store[token_index[r]] and value_store[token_index[r]] likewise with weights[1] and [2]
-    #   where r moved; not where no row is running, for then nobody asks for them.
-    "project_qkv": (
-        "(Tensor hidden, Tensor[] weights, Tensor[] biases, Tensor token_index, "
-        "Tensor running_count, Tensor moved_count, "
-        "Tensor(a!) queries, Tensor(b!) key_store, Tensor(c!) value_store) -> ()",
-        _shapes_of_project_qkv,
-    ),
-}
 
 # int64 [tensors]: for each contiguous tensor a checksum of all its bytes, by which whoever keeps
 # weights in another form notices that they have changed.

@@ -206,6 +206,39 @@ def project_qkv(a):
     )  # fmt: skip
 
 
+def _padded(a, tokens: int):
+    """The arguments with masks as numbers, and how many columns a program looks at at a time."""
+    if a.attention_mask is not None and a.attention_mask.dtype == torch.bool:
+        a = a._replace(attention_mask=a.attention_mask.view(torch.uint8))
+    return a, loaded_kernels().tables.columns(tokens)
+
+
+def count_tokens(a):
+    a, columns = _padded(a, a.tokens)
+    sequences = a.found.size(1)
+    if sequences:
+        _launch("count_tokens", sequences, a, sequences=sequences, COLUMNS=columns)
+
+
+def pack_tokens(a):
+    a, columns = _padded(a, a.tokens)
+    sequences = a.row_of_place.size(0) // a.tokens
+    _launch("pack_tokens", a.key_offsets.numel(), a, sequences=sequences, COLUMNS=columns)
+
+
+def unpack_rows(a):
+    _expect_row_dtype("unpack_rows", "rows", a.rows)
+    places, width = a.out.shape
+    if not places * width:
+        return
+    tables = loaded_kernels().tables
+    tile = tables.rows(width)
+    _launch(
+        "unpack_rows", tables.blocks(places, tile.ROWS), a, places=places, width=width,
+        **asdict(tile),
+    )  # fmt: skip
+
+
 def launcher_of(name: str) -> Callable[[tuple], None]:
     """What launches an operator's kernels, given its arguments."""
     return globals().get(name) or functools.partial(row_by_row, name)

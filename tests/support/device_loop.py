@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
-from albert_act_fast.engine.gpu.buffers import Buffers
+from albert_act_fast.engine.gpu.buffers import Buffers, PackedRows
 from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import Inspection, layer_weights
@@ -94,13 +94,13 @@ def on_device(
     counts: Unknown | None = None,
 ) -> PackedResult:
     """The loop on buffers of a capacity `more` than needed."""
-    offsets, positions = packed(lengths)
+    batch = PackedRows(hidden, *packed(lengths))
     weights = layer_weights(layer)
     rows, sequences = hidden.size(0) + more[0], len(lengths) + more[1]
     buffers = PoisonedBuffers(weights, rows, sequences, hidden.dtype, "cpu")
-    buffers.load(hidden, offsets, positions)
+    batch.load(buffers)
     with torch.no_grad():
         launch_all(weights, buffers, limits, counts or Unknown())
     assert clear(buffers)
     assert buffers.out[hidden.size(0) :].isnan().all(), "rows that no token has were written"
-    return buffers.result(hidden.size(0))
+    return batch.take(buffers)

@@ -26,5 +26,4 @@ def find(
     lengths: list[int],
     limits: HaltingLimits = LIMITS,
 ) -> CapturedLoop | str:
-    hidden, *_ = batch(layer, lengths)
-    return layer_graphs.find(layer_weights(layer), hidden, len(lengths), limits)
+    return layer_graphs.find(layer_weights(layer), sum(lengths), len(lengths), limits)

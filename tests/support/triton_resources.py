@@ -140,6 +140,15 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     call("linear", row, weight, x(hidden), None, count, "none", x(rows, hidden))
     call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
     call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
+    ids, mask = x(64, 128, dtype=torch.int64), x(64, 128, dtype=torch.bool)
+    for given in ((ids, mask, ids, ids), (None, x(64, 128, dtype=torch.float32), None, None)):
+        found, offsets = x(2, 64, dtype=torch.int32), x(66, dtype=torch.int64)
+        call("count_tokens", *given, 128, 30000, 2, 512, found)
+        places = (x(64 * 128, dtype=torch.int64), index, index, index, index, state, index)
+        call("pack_tokens", *given, offsets, 128, *places, offsets, offsets)
+    call(
+        "unpack_rows", row, state, state, places[0], x(64 * 128, hidden), *[x(64 * 128).float()] * 2
+    )
 
 
 def _signature(launch: Launch) -> tuple[dict, dict, dict]:
@@ -169,6 +178,7 @@ _TYPES = {
     torch.float16: "fp16",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.uint8: "u8",
 }
 
 

@@ -24,6 +24,7 @@ from support.models import PADDINGS, mask_of, random_batch, random_lengths, rand
 from albert_act_fast import engine
 from albert_act_fast.engine import gpu, loop
 from albert_act_fast.engine.gpu import graphs
+from albert_act_fast.engine.gpu.buffers import PackedRows
 from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import layer_weights
@@ -149,10 +150,11 @@ def test_buffers_serve_one_batch_after_the_other():
     generator = torch.Generator().manual_seed(9)
     for lengths in ([17], [2, 0, 5], [32], [1], [8, 8, 8, 8]):
         hidden = torch.randn(sum(lengths), first.size(1), generator=generator)
-        buffers.load(hidden, *packed(lengths))
+        batch = PackedRows(hidden, *packed(lengths))
+        batch.load(buffers)
         with torch.no_grad():
             launch_all(weights, buffers, limits, Unknown())
-        assert_same(buffers.result(sum(lengths)), eager(layer, hidden, lengths, limits))
+        assert_same(batch.take(buffers), eager(layer, hidden, lengths, limits))
 
 
 def test_a_model_through_its_graphs(monkeypatch):

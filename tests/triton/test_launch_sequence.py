@@ -29,7 +29,6 @@ LAUNCHES = {
     "halting_step": 2,
 }
 VIEWS = {"slice"}
-BEGIN = ["copy_", "copy_", "zero_", "arange"]
 
 
 class Recorded(TorchDispatchMode):
@@ -59,8 +58,7 @@ def walk(counts, iterations=5, rows=600) -> Recorded:
 
 def test_eight_launches_an_iteration_and_nothing_that_waits():
     recorded = walk(Unknown())
-    assert recorded.names[:4] == BEGIN
-    launched = recorded.names[4:]
+    launched = recorded.names
     assert sum(LAUNCHES[name] for name in launched) == 5 * LAUNCHES_PER_ITERATION
     assert LAUNCHES_PER_ITERATION <= 8
     assert recorded.rows == [600] * 5

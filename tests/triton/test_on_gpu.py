@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 
 import pytest
 import torch
@@ -219,3 +220,20 @@ def test_a_graph_that_failed_to_be_captured_leaves_the_device_usable(monkeypatch
     traced = trace_reference(model, **inputs)
     for _ in range(3):
         assert_parity(run(model, "triton", **inputs), traced, inputs["attention_mask"])
+
+
+def test_a_call_waits_once(way):
+    """The whole model, from ids to padded states; PyTorch itself warns where the host waits."""
+    model = random_model(10, num_hidden_layers=12).cuda()
+    inputs = on("cuda", 10, model, [9, 14])
+    with torch.no_grad():
+        for _ in range(2):  # compiles, then captures
+            model(**inputs, implementation="triton")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model(**inputs, implementation="triton")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in caught if "synchroniz" in str(w.message)]) == 1

@@ -14,6 +14,7 @@ from support.graphs import LIMITS, batch, find
 from support.models import random_model
 
 from albert_act_fast.engine.gpu import graphs
+from albert_act_fast.engine.gpu.buffers import PackedRows
 from albert_act_fast.engine.layer import layer_weights
 
 
@@ -25,8 +26,8 @@ def test_results_are_the_batchs_own_and_stay(captured):
     loop = find(layer_graphs, layer, [16])
     first, second = batch(layer, [11]), batch(layer, [16])
     shift = layer.attention.query.weight[0, 0].item()
-    result = loop.run(*first)
-    later = loop.run(*second)
+    result = loop.run(PackedRows(*first))
+    later = loop.run(PackedRows(*second))
     for given, (hidden, *_) in ((result, first), (later, second)):
         torch.testing.assert_close(given.hidden, hidden + shift)
         assert given.n_updates.tolist() == [12] * hidden.size(0)
@@ -34,7 +35,7 @@ def test_results_are_the_batchs_own_and_stay(captured):
     with torch.no_grad():
         layer.attention.query.weight[0, 0] += 1
     assert find(layer_graphs, layer, [16]) is loop
-    torch.testing.assert_close(loop.run(*first).hidden, first[0] + shift + 1)
+    torch.testing.assert_close(loop.run(PackedRows(*first)).hidden, first[0] + shift + 1)
 
 
 @pytest.mark.usefixtures("copies")
@@ -45,9 +46,9 @@ def test_inference_mode_and_no_grad_share_a_graph(captured):
     with torch.inference_mode():
         find(layer_graphs, layer, [16])
         loop = find(layer_graphs, layer, [16])
-        inside = loop.run(*arguments)
+        inside = loop.run(PackedRows(*arguments))
     with torch.no_grad():
-        outside = loop.run(*arguments)
+        outside = loop.run(PackedRows(*arguments))
     assert torch.equal(inside.hidden, outside.hidden)
     assert inside.hidden.is_inference()
     assert not outside.hidden.is_inference()
@@ -66,10 +67,10 @@ def test_threads_take_turns(captured):
         generator = torch.Generator().manual_seed(seed)
         for _ in range(50):
             hidden = torch.randn(16, 48, generator=generator)
-            loop = layer_graphs.find(layer_weights(layer), hidden, 1, LIMITS)
+            loop = layer_graphs.find(layer_weights(layer), 16, 1, LIMITS)
             if isinstance(loop, str):  # another thread is capturing it
                 continue
-            if not torch.equal(loop.run(hidden, *packed([16])).hidden, hidden + shift):
+            if not torch.equal(loop.run(PackedRows(hidden, *packed([16]))).hidden, hidden + shift):
                 wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

@@ -9,7 +9,9 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from support.compare import run
 from support.device_loop import Late, layer_and_rows, on_device
+from support.models import random_model
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from albert_act_fast.engine.gpu.graphs import capacity_of
@@ -105,6 +107,29 @@ def test_float32_is_batch_invariant(position):
     for i in range(3):
         assert same(shuffled[i], batch[i])
         assert same(in_batch(layer, rows, limits, (i,))[i], batch[i])
+
+
+@pytest.mark.usefixtures("order_of_the_tile")
+def test_a_model_is_batch_invariant_in_float32():
+    """From the ids on; the product before the iterations is the engine's own, too."""
+    model, lengths = random_model(6, num_hidden_layers=3, halting_bias=-1.0), [19, 3, 11]
+    generator = torch.Generator().manual_seed(6)
+    ids = [torch.randint(model.config.vocab_size, (n,), generator=generator) for n in lengths]
+
+    def states(order):
+        chosen = [ids[i] for i in order]
+        padded = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in chosen], True)
+        output = run(model, "triton", input_ids=padded, attention_mask=mask)
+        parts = zip(
+            order, output.last_hidden_state, output.n_updates, output.remainders, strict=True
+        )
+        return {i: PackedResult(*(x[: lengths[i]] for x in part)) for i, *part in parts}
+
+    batch, shuffled = states((0, 1, 2)), states((2, 0, 1))
+    for i in range(3):
+        assert same(shuffled[i], batch[i])
+        assert same(states((i,))[i], batch[i])
 
 
 def test_float32_has_one_tile():

@@ -13,7 +13,7 @@ from support.graphs import LIMITS, batch
 from support.models import random_model
 
 from albert_act_fast.engine.gpu import graphs
-from albert_act_fast.engine.gpu.buffers import Buffers
+from albert_act_fast.engine.gpu.buffers import Buffers, PackedRows
 from albert_act_fast.engine.gpu.graphs import Capacity, CapturedLoop
 from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.engine.packing import PackedResult
@@ -65,25 +65,21 @@ def device(copies, monkeypatch):
             self.records += 1
             fake.put(lambda now=self.records: setattr(self, "passed", now))
 
-    class Later:
-        def __init__(self, view):
-            self.view = view
+    class LaterRows(PackedRows):
+        def load(self, buffers):
+            fake.put(lambda: PackedRows.load(self, buffers))
 
-        def clone(self):
-            out = torch.full_like(self.view, float("nan"))
-            fake.put(lambda: out.copy_(self.view))
-            return out
+        def take(self, buffers):
+            def later(part):
+                out = torch.full_like(part[: self.rows], float("nan"))
+                fake.put(lambda: out.copy_(part[: self.rows]))
+                return out
+
+            return PackedResult(*map(later, (buffers.out, buffers.n_updates, buffers.remainders)))
 
     class FakeBuffers(Buffers):
         def __init__(self, layer, rows, sequences, dtype, device):
             super().__init__(layer, rows, sequences, dtype, "cpu")
-
-        def load(self, *arguments):
-            fake.put(lambda: Buffers.load(self, *arguments))
-
-        def result(self, tokens):
-            views = super().result(tokens)
-            return PackedResult(*map(Later, (views.hidden, views.n_updates, views.remainders)))
 
         def record_stream(self, stream):
             fake.lent_to.append(stream)
@@ -92,6 +88,7 @@ def device(copies, monkeypatch):
     names = {"inference_mode": torch.inference_mode, "no_grad": torch.no_grad}
     monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda, **names))
     monkeypatch.setattr(graphs, "Buffers", FakeBuffers)
+    fake.batch = LaterRows
     return fake
 
 
@@ -110,7 +107,7 @@ def test_batches_on_one_graph_take_turns(device, seed):
     batches, results = [batch(layer, [16]) for _ in range(5)], []
     for place, arguments in enumerate(batches):
         device.current = device.streams[place % 2]
-        results.append(loop.run(*arguments))
+        results.append(loop.run(device.batch(*arguments)))
     assert all(result.hidden.isnan().all() for result in results), "nothing is done yet"
     device.finish(seed)
     for result, (hidden, *_) in zip(results, batches, strict=True):

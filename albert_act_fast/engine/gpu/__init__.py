@@ -12,15 +12,26 @@ from torch import Tensor, nn
 
 from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine.call import Call
-from albert_act_fast.engine.gpu import graphs
-from albert_act_fast.engine.gpu.buffers import Buffers
+from albert_act_fast.engine.gpu import graphs, padded
+from albert_act_fast.engine.gpu.buffers import Batch, Buffers, PackedRows
 from albert_act_fast.engine.gpu.counts import Arriving, Unknown
 from albert_act_fast.engine.gpu.graphs import graphs_of, release
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
+from albert_act_fast.inputs import ShapedInputs
 from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE, ROW_DTYPES
+from albert_act_fast.outputs import EncoderResult
 
-__all__ = ["describe", "graphs_of", "iterate", "release", "warm_up", "why_not"]
+__all__ = [
+    "describe",
+    "encode",
+    "graphs_of",
+    "iterate",
+    "release",
+    "warm_up",
+    "why_not",
+    "why_not_encode",
+]
 
 HOW = "all iterations without a host sync"
 
@@ -54,19 +65,40 @@ def iterate(
 
     The result's `running_rows` stays empty: only the device knows them.
     """
-    weights, sequences = call.layer_weights, tokens.offsets.numel() - 1
-    offsets, positions = tokens.offsets, tokens.positions
-    with torch.cuda.device_of(hidden):
-        if graphs.why_not(hidden.device) is None:
-            captured = graphs_of(call.layer).find(weights, hidden, sequences, limits)
+    return _run(call, PackedRows(hidden, tokens.offsets, tokens.positions), hidden.device, limits)
+
+
+def why_not_encode(call: Call) -> str | None:
+    """None where `encode` can take the call, else the reason."""
+    return padded.why_not(call)
+
+
+def encode(call: Call, inputs: ShapedInputs, limits: HaltingLimits) -> EncoderResult:
+    """A padded batch whose values have not been checked, with one host sync.
+
+    Raises:
+        ValueError: naming the argument whose values are out of its range.
+    """
+    device = inputs.source.device
+    with torch.cuda.device_of(inputs.source):
+        batch = padded.PaddedBatch(call, inputs)
+    return _run(call, batch, device, limits) if batch.rows else batch.nothing()
+
+
+def _run(call: Call, batch: Batch, device: torch.device, limits: HaltingLimits):
+    """What `batch.take` gives after the iterations."""
+    weights = call.layer_weights
+    with torch.cuda.device_of(weights.query[0]):
+        if graphs.why_not(device) is None:
+            captured = graphs_of(call.layer).find(weights, batch.rows, batch.sequences, limits)
             if not isinstance(captured, str):
-                return captured.run(hidden, offsets, positions)
-        rows, on_gpu = hidden.size(0), hidden.device.type == "cuda"
-        buffers = Buffers(weights, rows, sequences, hidden.dtype, hidden.device)
-        buffers.load(hidden, offsets, positions)
-        counts = Arriving(limits.max_iterations) if on_gpu else Unknown()
+                return captured.run(batch)
+        dtype = weights.query[0].dtype
+        buffers = Buffers(weights, batch.rows, batch.sequences, dtype, device)
+        batch.load(buffers)
+        counts = Arriving(limits.max_iterations) if device.type == "cuda" else Unknown()
         launch_all(weights, buffers, limits, counts)
-    return buffers.result(rows)
+        return batch.take(buffers)
 
 
 @torch.no_grad()

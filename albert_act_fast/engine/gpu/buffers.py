@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -70,22 +72,6 @@ class Buffers:
         tensors = {id(x): x for value in values for x in value if isinstance(x, Tensor)}
         return list(tensors.values())
 
-    def load(self, hidden: Tensor, offsets: Tensor, positions: Tensor) -> None:
-        """A batch: hidden [T, H], offsets int64 [B + 1], positions int64 [T]. Sequences that the
-        capacity has beyond the batch's are empty."""
-        tokens = hidden.size(0)
-        self.hidden[0][:tokens].copy_(hidden)
-        self.positions[:tokens].copy_(positions)
-        self.key_offsets[: offsets.numel()].copy_(offsets)
-        self.key_offsets[offsets.numel() :].fill_(tokens)
-
-    def begin(self) -> None:
-        """The state before the first iteration, of the batch that was loaded."""
-        for offsets in self.query_offsets:
-            offsets.copy_(self.key_offsets)
-        self.accumulated_probability[0].zero_()
-        torch.arange(self.rows, out=self.token_index[0])
-
     def running(self, which: int) -> RunningRows:
         """What iterations of that parity read, and the others write."""
         return RunningRows(
@@ -95,6 +81,39 @@ class Buffers:
             self.query_offsets[which],
         )
 
-    def result(self, tokens: int) -> PackedResult:
-        """Views of the first `tokens` rows."""
-        return PackedResult(self.out[:tokens], self.n_updates[:tokens], self.remainders[:tokens])
+
+class Batch(Protocol):
+    """What one run of the iterations is for.
+
+    rows, sequences: how many there are. `load` writes the rows and the state before the first
+    iteration; `take` reads the result, and gives nothing that is part of the buffers.
+    """
+
+    rows: int
+    sequences: int
+
+    def load(self, buffers: Buffers) -> None: ...
+    def take(self, buffers: Buffers): ...
+
+
+class PackedRows:
+    """hidden [T, H], offsets int64 [B + 1], positions int64 [T]."""
+
+    def __init__(self, hidden: Tensor, offsets: Tensor, positions: Tensor) -> None:
+        self._hidden, self._offsets, self._positions = hidden, offsets, positions
+        self.rows, self.sequences = hidden.size(0), offsets.numel() - 1
+
+    def load(self, buffers: Buffers) -> None:
+        """Sequences that the capacity has beyond the batch's are empty."""
+        buffers.hidden[0][: self.rows].copy_(self._hidden)
+        buffers.positions[: self.rows].copy_(self._positions)
+        buffers.key_offsets[: self.sequences + 1].copy_(self._offsets)
+        buffers.key_offsets[self.sequences + 1 :].fill_(self.rows)
+        for query_offsets in buffers.query_offsets:
+            query_offsets.copy_(buffers.key_offsets)
+        buffers.accumulated_probability[0].zero_()
+        torch.arange(buffers.rows, out=buffers.token_index[0])
+
+    def take(self, buffers: Buffers) -> PackedResult:
+        parts = (buffers.out, buffers.n_updates, buffers.remainders)
+        return PackedResult(*(part[: self.rows].clone() for part in parts))

@@ -22,14 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from albert_act_fast.configuration import HaltingLimits
-from albert_act_fast.engine.gpu.buffers import Buffers
+from albert_act_fast.engine.gpu.buffers import Batch, Buffers
 from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import LayerWeights
-from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.flags import is_set
 from albert_act_fast.ops.precision import takes_tf32
 
@@ -132,15 +131,13 @@ class CapturedLoop:
         self._done = torch.cuda.Event() if on_gpu else None
         self._streams = {torch.cuda.current_stream()} if on_gpu else set()
 
-    def run(self, hidden: Tensor, offsets: Tensor, positions: Tensor) -> PackedResult:
+    def run(self, batch: Batch):
+        """What `batch.take` gives."""
         with self._lock:
             self._wait_for_the_batch_before()
-            self.buffers.load(hidden, offsets, positions)
+            batch.load(self.buffers)
             self._replay()
-            views = self.buffers.result(hidden.size(0))
-            result = PackedResult(
-                views.hidden.clone(), views.n_updates.clone(), views.remainders.clone()
-            )
+            result = batch.take(self.buffers)
             if self._done is not None:
                 self._done.record()
         return result
@@ -173,13 +170,15 @@ class LayerGraphs:
         self._promised: dict[tuple, int] = {}  # bytes of those that are being captured
 
     def find(
-        self, layer: LayerWeights, hidden: Tensor, sequences: int, limits: HaltingLimits
+        self, layer: LayerWeights, rows: int, sequences: int, limits: HaltingLimits
     ) -> CapturedLoop | str:
-        """The graph for a batch, captured where it is the second of its capacity and there is room,
-        else why there is none. The first is launched kernel by kernel, which also compiles them:
-        most sizes that come once do not come again. Other threads go on while one captures."""
-        capacity = capacity_of(hidden.size(0), sequences)
-        key = (capacity, limits, hidden.dtype, takes_tf32(hidden.dtype))
+        """The graph for a batch of so many rows, captured where it is the second of its capacity
+        and there is room, else why there is none. The first is launched kernel by kernel, which
+        also compiles them: most sizes that come once do not come again. Other threads go on while
+        one captures."""
+        capacity = capacity_of(rows, sequences)
+        dtype, device = layer.query[0].dtype, layer.query[0].device
+        key = (capacity, limits, dtype, takes_tf32(dtype))
         identity = layer.identity()
         with self._lock:
             if self._identity != identity:
@@ -187,7 +186,7 @@ class LayerGraphs:
             self._ask(key)
             if key in self._loops:
                 return self._loops[key]
-            needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, hidden.dtype)
+            needed = Buffers.bytes_needed(layer, capacity.rows, capacity.sequences, dtype)
             reason = self._refused.get(key) or self._why_not_now(key, needed)
             if reason is not None:
                 return reason
@@ -195,7 +194,7 @@ class LayerGraphs:
             promised = self._promised
         loop = None
         try:
-            loop = CapturedLoop(layer, capacity, limits, hidden.dtype, hidden.device, self._capture)
+            loop = CapturedLoop(layer, capacity, limits, dtype, device, self._capture)
         except torch.cuda.OutOfMemoryError:
             reason = f"no memory was left for a graph of {capacity.rows} rows"
             logger.warning("%s; its batches run without one.", reason)

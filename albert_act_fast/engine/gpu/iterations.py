@@ -36,7 +36,6 @@ def launch_all(
     layer: LayerWeights, buffers: Buffers, limits: HaltingLimits, counts: Unknown
 ) -> None:
     """Iterates the batch that was loaded until no row is running, as far as the host knows."""
-    buffers.begin()
     for iteration in range(1, limits.max_iterations + 1):
         launch_iteration(layer, buffers, limits, iteration)
         counts.sent(buffers.running(iteration % 2).query_offsets[-1:])
