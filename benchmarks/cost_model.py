@@ -3,8 +3,10 @@
     make predictions        # writes docs/gpu_predictions.md
 
 Every kernel of every iteration takes the longest of: its arithmetic, tile by tile as the launch
-tables cut it and as many tiles at a time as there are multiprocessors; its activations through
-memory; its weights through the L2 cache; and a least time. Needs no GPU.
+tables cut it and as many tiles at a time as there are multiprocessors; what all tiles read through
+the L2 cache, each of them its rows and its weights; its activations through memory, where they do
+not stay in L2 from one kernel to the next; the programs past the live rows, which leave; and a
+least time. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from albert_act_fast.engine.gpu.graphs import capacity_of
+from albert_act_fast.engine.gpu.graphs import Capacity, capacity_of
 from albert_act_fast.kernels import launch_tables
 from suite.calibration import LOGIT_SPREAD, PUBLISHED_DEPTHS
 
@@ -22,6 +24,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "gpu_predictions.md"
 HIDDEN, INNER, HEADS, LENGTH, ELEMENT = 768, 3072, 12, 128, 2
 ITERATIONS = {"tiny": 6, "small": 12, "base": 24}
 BATCHES = (1, 8, 32, 128)
+# Threads of a multiprocessor; blocks of a group, as in kernels/halting_step.py, which takes Triton.
+THREADS, GROUP = 2048, 256
 # In pre-training text of 128 tokens: 15 % are chosen, 80 % of those masked.
 MASKED = round((LENGTH - 2) * 0.15 * 0.8)
 TOKENS = {"[CLS]": 1, "[SEP]": 1, "[MASK]": MASKED, "unmasked": LENGTH - 2 - MASKED}
@@ -29,48 +33,61 @@ TOKENS = {"[CLS]": 1, "[SEP]": 1, "[MASK]": MASKED, "unmasked": LENGTH - 2 - MAS
 
 @dataclass(frozen=True)
 class Gpu:
-    """Published peaks. flops: dense bfloat16 per second; memory: bytes per second."""
+    """Published peaks. flops: dense bfloat16 per second; memory, l2: bytes per second; l2_size,
+    shared: bytes, of the cache and of a multiprocessor's shared memory."""
 
     architecture: str
     flops: float
     memory: float
     multiprocessors: int
+    l2: float
+    l2_size: float
+    shared: float
 
 
-# NVIDIA's data sheets of the SXM modules (A100: of 80 GB).
+# NVIDIA's data sheets of the SXM modules (A100: of 80 GB) and its papers on the architectures. L2:
+# 5120 bytes a clock, which NVIDIA says of the A100 and is assumed of the H100, at 1.4 and 1.7 GHz.
 GPUS = {
-    "A100": Gpu("sm_80", 312e12, 2.039e12, 108),
-    "H100": Gpu("sm_90", 989e12, 3.35e12, 132),
+    "A100": Gpu("sm_80", 312e12, 2.039e12, 108, 7.2e12, 40e6, 164e3),
+    "H100": Gpu("sm_90", 989e12, 3.35e12, 132, 8.7e12, 50e6, 228e3),
 }
-# Assumptions. Parts of the peaks that our kernels, and a library's products, reach; bytes per
-# second of the L2 cache (5120 bytes a clock, from NVIDIA's paper on the A100's architecture, at
-# 1.4 GHz); the least time of a kernel in a graph, of one that leaves at once, and of a step of a
-# product's loop, in seconds.
+# Assumptions. Parts of the peaks that our kernels, and a library's products, reach; the least time
+# of a kernel in a graph, of one that leaves at once, of a step of a product's loop, of a program
+# that leaves, and of a host that waits and is told, in seconds.
 OUR_SHARE, LIBRARY_SHARE, MEMORY_SHARE = 0.6, 0.75, 0.8
-L2 = 7.2e12
-LEAST, LEAVING, STEP = 3e-6, 1.5e-6, 0.25e-6
+LEAST, LEAVING, STEP, EXIT, WAIT = 3e-6, 1.5e-6, 0.25e-6, 1e-6, 10e-6
+# Around the iterations: launches, and how often the host waits.
+AROUND = (5, 1)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch. rounds: of tiles, one after the other on a multiprocessor; steps: of a tile."""
+    """One launch. activations: bytes that are read or written once; l2: bytes that all its tiles
+    read and write; rounds: of tiles, one after the other on a multiprocessor; steps: of a tile;
+    programs: that are launched, live or not; resident: of them on a multiprocessor at a time."""
 
     name: str
     flops: float = 0.0
     activations: float = 0.0
-    weights: float = 0.0
+    l2: float = 0.0
     tile_flops: float = 0.0
     tiles: int = 0
     steps: int = 0
+    programs: int = 0
+    resident: int = 1
 
     def seconds(self, gpu: Gpu) -> float:
         rounds = math.ceil(self.tiles / gpu.multiprocessors)
         tile = self.tile_flops * gpu.multiprocessors / (gpu.flops * OUR_SHARE)
+        leaving = math.ceil((self.programs - self.tiles) / (gpu.multiprocessors * self.resident))
         return max(
             LEAST,
             rounds * max(tile, self.steps * STEP),
-            self.activations / (gpu.memory * MEMORY_SHARE),
-            self.weights / (L2 * MEMORY_SHARE),
+            self.activations / (gpu.memory * MEMORY_SHARE)
+            if self.activations > gpu.l2_size
+            else 0.0,
+            max(self.l2, self.activations) / (gpu.l2 * MEMORY_SHARE),
+            LEAVING + leaving * EXIT,
         )
 
 
@@ -78,7 +95,6 @@ class Kernel:
 class Prediction:
     seconds: float
     flops: float
-    bytes: float
     launches: int
 
 
@@ -104,30 +120,54 @@ def _share_running(mean: float, iteration: int) -> float:
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def iteration_kernels(
-    rows: int, moved: int, capacity: int, sequences: int, architecture: str
-) -> Iterator[Kernel]:
+def iteration_kernels(rows: int, moved: int, capacity: Capacity, gpu: Gpu) -> Iterator[Kernel]:
     """The eight launches of an iteration with `rows` running, in a graph of that capacity."""
-    yield _product("project_qkv", [rows, moved, moved], HIDDEN, HIDDEN, capacity, architecture)
-    tile = launch_tables.attention(HIDDEN // HEADS, ELEMENT, relative=False)
+    yield _product("project_qkv", [rows, moved, moved], HIDDEN, HIDDEN, capacity, gpu)
+    yield _attention(rows, capacity, gpu)
+    yield _product("linear", [rows], HIDDEN, HIDDEN, capacity, gpu)
+    yield _row_by_row("add_layer_norm", rows, 3.0 * rows, capacity)
+    yield _product("linear", [rows], HIDDEN, INNER, capacity, gpu)
+    # With the residual.
+    yield _product("linear", [rows], INNER, HIDDEN, capacity, gpu, extra_rows=rows)
+    yield _row_by_row("decide", rows, 1.0 * rows, capacity)
+    # The rows that halt are written twice. Every program reads the counts of its group of blocks,
+    # one of each other group, and a few offsets.
+    blocks = launch_tables.blocks(rows, launch_tables.rows(HIDDEN).ROWS)
+    counts = blocks * (GROUP + blocks / GROUP) * 4
+    yield _row_by_row("move", rows, 3.0 * rows + (moved - rows), capacity, more=counts)
+
+
+def _row_by_row(
+    name: str, rows: int, passes: float, capacity: Capacity, more: float = 0.0
+) -> Kernel:
+    """Reads and writes `passes` rows of the hidden size, and `more` bytes."""
+    tile = launch_tables.rows(HIDDEN)
+    moved = passes * HIDDEN * ELEMENT
+    return Kernel(
+        name,
+        activations=moved,
+        l2=moved + more,
+        tiles=launch_tables.blocks(rows, tile.ROWS),
+        programs=launch_tables.blocks(capacity.rows, tile.ROWS),
+        resident=THREADS // (32 * tile.num_warps),
+    )
+
+
+def _attention(rows: int, capacity: Capacity, gpu: Gpu) -> Kernel:
+    head, sequences = HIDDEN // HEADS, capacity.sequences
+    tile = launch_tables.attention(head, ELEMENT, relative=False)
     blocks = min(rows, sequences * math.ceil(math.ceil(rows / sequences) / tile.BLOCK_Q))
-    per_block = 4 * tile.BLOCK_Q * LENGTH * (HIDDEN // HEADS)
-    yield Kernel(
+    return Kernel(
         "ragged_attention",
         flops=4.0 * rows * LENGTH * HIDDEN,
         activations=(2.0 * rows + 2 * LENGTH * min(sequences, rows)) * HIDDEN * ELEMENT,
-        tile_flops=per_block,
+        l2=(2.0 * rows + 2 * LENGTH * blocks) * HIDDEN * ELEMENT,
+        tile_flops=4 * tile.BLOCK_Q * LENGTH * head,
         tiles=blocks * HEADS,
         steps=2 * math.ceil(LENGTH / tile.BLOCK_K),
+        programs=(capacity.rows // tile.BLOCK_Q + sequences) * HEADS,
+        resident=THREADS // (32 * tile.num_warps) // 2,
     )
-    yield _product("linear", [rows], HIDDEN, HIDDEN, capacity, architecture)
-    yield Kernel("add_layer_norm", activations=3.0 * rows * HIDDEN * ELEMENT)
-    yield _product("linear", [rows], HIDDEN, INNER, capacity, architecture)
-    # With the residual.
-    yield _product("linear", [rows], INNER, HIDDEN, capacity, architecture, extra_rows=rows)
-    yield Kernel("decide", activations=1.0 * rows * HIDDEN * ELEMENT)
-    # The rows that halt are written twice.
-    yield Kernel("move", activations=(3.0 * rows + (moved - rows)) * HIDDEN * ELEMENT)
 
 
 def _product(
@@ -135,24 +175,32 @@ def _product(
     rows: list[int],
     depth: int,
     columns: int,
-    capacity: int,
-    architecture: str,
+    capacity: Capacity,
+    gpu: Gpu,
     extra_rows: int = 0,
 ) -> Kernel:
     """Products of so many rows each, in one launch, which reads so many rows of `columns` more."""
-    tiles = launch_tables.products(architecture, capacity, ELEMENT)
+    tiles = launch_tables.products(gpu.architecture, capacity.rows, ELEMENT)
     block_m, block_n, block_k = tiles.BLOCK_M, tiles.BLOCK_N, tiles.BLOCK_K
+    step = (block_m + block_n) * block_k
+    if tiles.FEW_ROWS:
+        step = max(step, (tiles.FEW_M + tiles.FEW_N) * tiles.FEW_K)
     if max(rows) <= tiles.FEW_ROWS:
         block_m, block_n, block_k = tiles.FEW_M, tiles.FEW_N, tiles.FEW_K
     total = sum(rows)
+    down, across = sum(math.ceil(n / block_m) for n in rows), math.ceil(columns / block_n)
+    written = (total + extra_rows) * columns
     return Kernel(
         name,
         flops=2.0 * total * depth * columns,
-        activations=((total + extra_rows) * columns + max(rows) * depth) * ELEMENT,
-        weights=math.ceil(max(rows) / block_m) * len(rows) * depth * columns * ELEMENT,
+        activations=(written + max(rows) * depth) * ELEMENT,
+        # Each tile reads its rows and its weights.
+        l2=(written + total * depth * across + down * depth * columns) * ELEMENT,
         tile_flops=2.0 * block_m * block_n * depth,
-        tiles=sum(math.ceil(n / block_m) for n in rows) * math.ceil(columns / block_n),
+        tiles=down * across,
         steps=math.ceil(depth / block_k),
+        programs=len(rows) * tiles.programs(capacity.rows, columns),
+        resident=max(1, int(gpu.shared // (step * ELEMENT * tiles.num_stages))),
     )
 
 
@@ -161,18 +209,17 @@ def predict(size: str, sequences: int, gpu: Gpu, *, dropping: bool) -> Predictio
     input checks and pooler are not in it."""
     tokens, limit = sequences * LENGTH, ITERATIONS[size]
     counts = running_rows(size, sequences) if dropping else [tokens] * limit
-    capacity = capacity_of(tokens, sequences).rows
-    seconds = flops = moved_bytes = 0.0
+    capacity = capacity_of(tokens, sequences)
+    seconds = flops = 0.0
     moved = tokens
     for rows in counts:
-        for kernel in iteration_kernels(rows, moved, capacity, sequences, gpu.architecture):
+        for kernel in iteration_kernels(rows, moved, capacity, gpu):
             seconds += kernel.seconds(gpu)
             flops += kernel.flops
-            moved_bytes += kernel.activations + kernel.weights
         moved = rows
     # A graph launches all iterations the model may take.
     seconds += (limit - len(counts)) * 8 * LEAVING
-    return Prediction(seconds, flops, moved_bytes, 8 * limit)
+    return Prediction(seconds, flops, 8 * limit)
 
 
 def dense_library(size: str, sequences: int, gpu: Gpu) -> Prediction:
@@ -190,7 +237,12 @@ def dense_library(size: str, sequences: int, gpu: Gpu) -> Prediction:
         layer / (gpu.flops * LIBRARY_SHARE) + passes / (gpu.memory * MEMORY_SHARE),
     )
     limit = ITERATIONS[size]
-    return Prediction(limit * seconds, limit * layer, limit * passes, 8 * limit)
+    return Prediction(limit * seconds, limit * layer, 8 * limit)
+
+
+def around(launches: int, waits: int) -> float:
+    """Microseconds."""
+    return (launches * LEAST + waits * WAIT) * 1e6
 
 
 HEAD = f"""# The GPU engine's time, predicted
@@ -207,8 +259,17 @@ between it and the ratio of times goes to tiles that are not full, to kernels th
 time, and to keys and values of rows that just halted.
 
 Assumed: our products reach {OUR_SHARE:.0%} of the matrix peak, memory and L2 {MEMORY_SHARE:.0%} of
-theirs; a kernel in a graph takes {LEAST * 1e6:.0f} us at least and {LEAVING * 1e6:.1f} us if it has
-nothing to do; a step of a product's loop {STEP * 1e6:.2f} us.
+theirs; activations that fit into L2 stay there from one kernel to the next, and every tile reads
+its rows and weights through it; a kernel in a graph takes {LEAST * 1e6:.0f} us at least and
+{LEAVING * 1e6:.1f} us if it has nothing to do; a step of a product's loop {STEP * 1e6:.2f} us; a
+program past the live rows {EXIT * 1e6:.0f} us until it has left.
+
+Around the iterations, not in the tables: {AROUND[0]} launches and {AROUND[1]} wait of the host,
+together {around(*AROUND):.0f} us at {WAIT * 1e6:.0f} us a wait (some 25 launches and 7 waits,
+{around(25, 7):.0f} us, where embeddings have to be called).
+
+In large batches on an H100 products wait for L2 rather than for the matrix units: tiles of 128
+columns read every row again 6 to 24 times.
 """
 
 

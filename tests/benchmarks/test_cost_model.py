@@ -8,6 +8,7 @@ import cost_model as model
 import pytest
 from support.models import random_model
 
+from albert_act_fast.engine.gpu.graphs import Capacity
 from suite.calibration import PUBLISHED_OF_ALL
 
 
@@ -35,7 +36,7 @@ def test_work_is_that_of_the_layer():
     products = [layer.attention.query, layer.attention.key, layer.attention.value]
     products += [layer.attention.dense, layer.ffn, layer.ffn_output]
     weights = sum(product.weight.numel() for product in products)
-    kernels = list(model.iteration_kernels(4096, 4096, 4096, 32, "sm_80"))
+    kernels = list(model.iteration_kernels(4096, 4096, Capacity(4096, 32), model.GPUS["A100"]))
     assert [kernel.name for kernel in kernels] == [
         "project_qkv",
         "ragged_attention",
@@ -76,7 +77,7 @@ def test_more_of_anything_takes_no_less():
         gpu = next(g for g in model.GPUS.values() if g.architecture == architecture)
 
         def seconds(rows, moved, gpu=gpu):
-            kernels = model.iteration_kernels(rows, moved, 4096, 32, gpu.architecture)
+            kernels = model.iteration_kernels(rows, moved, Capacity(4096, 32), gpu)
             return sum(kernel.seconds(gpu) for kernel in kernels)
 
         times = [seconds(rows, 4096) for rows in range(16, 4097, 48)]

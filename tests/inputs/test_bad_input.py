@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from support.compare import run
@@ -9,6 +11,9 @@ from support.engines import ON_CPU
 from support.models import random_model
 
 from albert_act_fast import AlbertActConfig, AlbertActModel
+
+# The package has a function of that name, too. What an engine does begins with packing.
+encoding = importlib.import_module("albert_act_fast.engine.encode")
 
 every_implementation = pytest.mark.parametrize("implementation", [*ON_CPU, "reference"])
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
@@ -169,8 +174,8 @@ def test_arguments(arguments, error, said, implementation, monkeypatch):
     if "head_mask" in arguments:
         implementation = "auto"
     worked = []
-    for way in ("_run_engine", "_run_reference"):
-        monkeypatch.setattr(type(model), way, lambda *_: worked.append(1))
+    monkeypatch.setattr(encoding, "pack", lambda *_: worked.append(1))
+    monkeypatch.setattr(type(model), "_run_reference", lambda *_: worked.append(1))
     with pytest.raises(error) as caught:
         run(model, implementation, **arguments)
     for part in said:

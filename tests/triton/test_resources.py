@@ -77,9 +77,9 @@ def test_every_kernel_and_both_kinds_of_access_are_in_the_table():
     launched = named - shared - {"halting_step"} | {"decide", "move"}
     assert {row.kernel for row in table} == launched
     assert {row.target for row in table} == set(TARGETS)
-    # In bfloat16 at the published width rows move 128 bits at a time.
+    # In bfloat16 at the published width rows move 128 bits at a time; ids go one by one.
     for row in table:
-        if "base, bfloat16" in row.case:
+        if "base, bfloat16" in row.case and row.kernel not in ("count_tokens", "pack_tokens"):
             assert row.wide >= 2, row
     # What is multiplied in 16 bits is multiplied by tensor cores.
     for row in table:
