@@ -77,12 +77,15 @@ class Kernel:
     resident: int = 1
 
     def seconds(self, gpu: Gpu) -> float:
+        # Tiles on one multiprocessor share its matrix units, and wait for memory side by side.
         rounds = math.ceil(self.tiles / gpu.multiprocessors)
+        waits = math.ceil(self.tiles / (gpu.multiprocessors * self.resident)) * self.steps
         tile = self.tile_flops * gpu.multiprocessors / (gpu.flops * OUR_SHARE)
         leaving = math.ceil((self.programs - self.tiles) / (gpu.multiprocessors * self.resident))
         return max(
             LEAST,
-            rounds * max(tile, self.steps * STEP),
+            rounds * tile,
+            waits * STEP,
             self.activations / (gpu.memory * MEMORY_SHARE)
             if self.activations > gpu.l2_size
             else 0.0,
@@ -128,7 +131,9 @@ def iteration_kernels(rows: int, moved: int, capacity: Capacity, gpu: Gpu) -> It
     yield _row_by_row("add_layer_norm", rows, 3.0 * rows, capacity)
     yield _product("linear", [rows], HIDDEN, INNER, capacity, gpu)
     # With the residual.
-    yield _product("linear", [rows], INNER, HIDDEN, capacity, gpu, extra_rows=rows)
+    splits = launch_tables.splits(capacity.rows, INNER, ELEMENT)
+    name = "linear" if splits == 1 else "split_linear"
+    yield _product(name, [rows], INNER, HIDDEN, capacity, gpu, extra_rows=rows, splits=splits)
     yield _row_by_row("decide", rows, 1.0 * rows, capacity)
     # The rows that halt are written twice. Every program reads the counts of its group of blocks,
     # one of each other group, and a few offsets.
@@ -178,8 +183,10 @@ def _product(
     capacity: Capacity,
     gpu: Gpu,
     extra_rows: int = 0,
+    splits: int = 1,
 ) -> Kernel:
-    """Products of so many rows each, in one launch, which reads so many rows of `columns` more."""
+    """Products of so many rows each, in one launch, which reads so many rows of `columns` more; the
+    depth in so many parts, whose sums in float32 the last program of a tile reads again."""
     tiles = launch_tables.products(gpu.architecture, capacity.rows, ELEMENT)
     block_m, block_n, block_k = tiles.BLOCK_M, tiles.BLOCK_N, tiles.BLOCK_K
     step = (block_m + block_n) * block_k
@@ -190,16 +197,17 @@ def _product(
     total = sum(rows)
     down, across = sum(math.ceil(n / block_m) for n in rows), math.ceil(columns / block_n)
     written = (total + extra_rows) * columns
+    sums = 2 * splits * total * columns * 4 if splits > 1 else 0
     return Kernel(
         name,
         flops=2.0 * total * depth * columns,
         activations=(written + max(rows) * depth) * ELEMENT,
         # Each tile reads its rows and its weights.
-        l2=(written + total * depth * across + down * depth * columns) * ELEMENT,
-        tile_flops=2.0 * block_m * block_n * depth,
-        tiles=down * across,
-        steps=math.ceil(depth / block_k),
-        programs=len(rows) * tiles.programs(capacity.rows, columns),
+        l2=(written + total * depth * across + down * depth * columns) * ELEMENT + sums,
+        tile_flops=2.0 * block_m * block_n * depth / splits,
+        tiles=splits * down * across,
+        steps=math.ceil(depth / block_k / splits) + (splits if splits > 1 else 0),
+        programs=splits * len(rows) * tiles.programs(capacity.rows, columns),
         resident=max(1, int(gpu.shared // (step * ELEMENT * tiles.num_stages))),
     )
 

@@ -127,6 +127,20 @@ def products(arch: str, rows: int, element_size: int) -> Products:
     raise AssertionError("the last entry of a table has no limit")
 
 
+def splits(rows: int, depth: int, element_size: int) -> int:
+    """Parts of a product's depth in a launch of `rows` rows. In 16 bits with few rows, as many as
+    leave each some twelve steps of a tile: fewer would take a kernel's least time anyway. In
+    float32 one, so that every row is added up in one order whatever the batch."""
+    if element_size != 2 or rows > 512:
+        return 1
+    return max(1, min(4, depth // (1536 if rows <= 64 else 768)))
+
+
+def split_marks(rows: int, columns: int) -> int:
+    """As many tiles as there can be, of whatever size."""
+    return blocks(rows, 16) * blocks(columns, 32)
+
+
 def attention(padded_head: int, element_size: int, relative: bool) -> Attention:
     """The same for all architectures: the tiles are small, and short sequences the rule."""
     if padded_head * element_size > 512:

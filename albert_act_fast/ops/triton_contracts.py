@@ -21,6 +21,17 @@ def _shapes_of_linear(a):
     }
 
 
+def _shapes_of_split_linear(a):
+    rows, (columns, depth) = a.x.size(0), a.weight.shape
+    return {
+        "x": (rows, depth),
+        "bias": (columns,),
+        "residual": (rows, columns),
+        "parts": (a.parts.size(0), rows, columns),
+        "out": (rows, columns),
+    }
+
+
 def _shapes_of_project_qkv(a):
     rows, width = a.hidden.shape
     store = (a.key_store.size(0), width)
@@ -91,6 +102,14 @@ TRITON_OPERATORS: dict[str, tuple[str, Callable]] = {
         "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, "
         "str activation, Tensor(a!) out) -> ()",
         _shapes_of_linear,
+    ),
+    # `linear` without an activation, its depth split into as many parts as `parts` has, whose sums
+    # are added up in their order. parts: float32 [parts, R, columns]. arrived: int32, one entry for
+    # each 16 rows and 32 columns at least; zeros before the call and after it.
+    "split_linear": (
+        "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, "
+        "Tensor(a!) parts, Tensor(b!) arrived, Tensor(c!) out) -> ()",
+        _shapes_of_split_linear,
     ),
     # The three projections that an iteration starts with. The first running_count[0] rows of
     # `hidden` are running, the first moved_count[0] moved in the iteration before (all of them, in

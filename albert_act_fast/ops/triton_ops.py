@@ -185,6 +185,27 @@ def linear(a):
     )  # fmt: skip
 
 
+def split_linear(a):
+    op, (rows, depth), columns = "split_linear", a.x.shape, a.weight.size(0)
+    _expect_row_dtype(op, "x", a.x)
+    _expect_small(op, "weight", a.weight)
+    if not a.out.numel():
+        return
+    tables = loaded_kernels().tables
+    expected = tables.split_marks(rows, columns)
+    if a.arrived.numel() < expected or not (a.arrived.is_contiguous() and a.parts.is_contiguous()):
+        raise ValueError(
+            f"{op}: arrived has {a.arrived.numel()} entries, expected at least {expected}; both it "
+            "and parts contiguous."
+        )
+    tile = tables.products(tables.architecture(a.x.device), rows, a.x.element_size())
+    splits = a.parts.size(0)
+    _launch(
+        op, splits * tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
+        SPLITS=splits, PRECISION=_precision(a.x), **asdict(tile),
+    )  # fmt: skip
+
+
 def project_qkv(a):
     op, (rows, width) = "project_qkv", a.hidden.shape
     _expect_row_dtype(op, "hidden", a.hidden)

@@ -26,7 +26,8 @@ def poison(buffers: Buffers) -> None:
     matrices = [*buffers.hidden, buffers.key_store, buffers.value_store, buffers.queries]
     matrices += [buffers.attended, buffers.ffn_input, buffers.ffn_inner, buffers.out]
     vectors = [*buffers.accumulated_probability, buffers.n_updates, buffers.remainders]
-    for tensor in matrices + vectors:
+    parts = [] if buffers.parts is None else [buffers.parts]
+    for tensor in matrices + vectors + parts:
         tensor.fill_(float("nan"))
     for tensor in (*buffers.token_index, buffers.positions):
         tensor.fill_(INTEGER_POISON)
@@ -56,8 +57,9 @@ class Late(Unknown):
 
 
 def clear(buffers: Buffers) -> bool:
-    """Whether the halting step left its workspace as it found it."""
-    return not buffers.workspace.any()
+    """Whether the halting step and split products left zeros where they found them."""
+    marks = buffers.arrived is not None and buffers.arrived.any()
+    return not buffers.workspace.any() and not marks
 
 
 def packed(lengths: list[int]) -> tuple[Tensor, Tensor]:

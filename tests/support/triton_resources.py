@@ -27,6 +27,7 @@ from albert_act_fast.engine.halting import (
     RunningRows,
     halting_step_arguments,
 )
+from albert_act_fast.kernels import launch_tables
 from albert_act_fast.ops import contracts, triton_ops
 from support.gpu_resources import Resources, disassemble, read_cubin, write_table
 
@@ -140,6 +141,12 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     call("linear", row, weight, x(hidden), None, count, "none", x(rows, hidden))
     call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
     call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
+    splits = launch_tables.splits(rows, inner, dtype.itemsize)
+    if splits > 1:
+        parts = x(splits, rows, hidden, dtype=torch.float32)
+        marks = x(launch_tables.split_marks(rows, hidden), dtype=torch.int32)
+        deep, out = (x(rows, inner), x(hidden, inner), x(hidden)), x(rows, hidden)
+        call("split_linear", *deep, row, count, parts, marks, out)
     ids, mask = x(64, 128, dtype=torch.int64), x(64, 128, dtype=torch.bool)
     for given in ((ids, mask, ids, ids), (None, x(64, 128, dtype=torch.float32), None, None)):
         found, offsets = x(2, 64, dtype=torch.int32), x(66, dtype=torch.int64)

@@ -28,6 +28,7 @@ from albert_act_fast.engine.gpu.buffers import PackedRows
 from albert_act_fast.engine.gpu.counts import Unknown
 from albert_act_fast.engine.gpu.iterations import launch_all
 from albert_act_fast.engine.layer import layer_weights
+from albert_act_fast.kernels import launch_tables
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 POSITIONS = tuple(POSITION_TYPES)
@@ -140,6 +141,18 @@ def test_launches_end_once_the_host_knows(lag):
     before = len(triton_interpreter.launches)
     assert_same(on_device(layer, hidden, lengths, limits, counts=Late(lag)), expected)
     assert len(triton_interpreter.launches) - before == 8 * min(depth + lag, 10)
+
+
+def test_products_whose_depth_is_split(monkeypatch):
+    monkeypatch.setattr(launch_tables, "splits", lambda *_: 3)
+    lengths = [12, 3, 8]
+    layer, hidden, limits = layer_and_rows(4, lengths, num_hidden_layers=5, halting_bias=-0.6)
+    before = len(triton_interpreter.launches)
+    result = on_device(layer, hidden, lengths, limits, more=(9, 1))
+    assert_same(result, eager(layer, hidden, lengths, limits))
+    names = [name for name, _ in triton_interpreter.launches[before:]]
+    assert names.count("split_linear") == 5
+    assert names.count("linear") == 10
 
 
 def test_buffers_serve_one_batch_after_the_other():

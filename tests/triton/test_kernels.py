@@ -70,6 +70,55 @@ def test_linear(dtype, activation, added, rows, live, depth, columns):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "live", "depth", "columns", "splits"),
+    # A part without a column of its own, fewer live rows than the launch's tiles are for, none.
+    [(70, 67, 300, 33, 4), (5, 1, 5, 96, 2), (140, 64, 513, 70, 3), (40, 0, 20, 9, 2)],
+)
+def test_split_linear(dtype, added, rows, live, depth, columns, splits):
+    make = Maker(rows + columns, dtype, wide=True)
+    x, weight = make.rows(live, depth, rows - live), make.rows(columns, depth, scale=depth**-0.5)
+    bias, residual = make.normal(columns), make.rows(live, columns, rows - live) if added else None
+    parts = poisoned(splits, rows, columns, dtype=torch.float32)
+    arrived = torch.zeros(launch_tables.split_marks(rows, columns), dtype=torch.int32)
+    results = []
+    for _ in range(3):  # programs finish in another order each time
+        out = poisoned(rows, columns, dtype=dtype)
+        implementation_of("split_linear", "triton")(
+            x, weight, bias, residual, torch.tensor([live]), parts, arrived, out
+        )
+        assert not arrived.any()
+        results.append(out)
+    assert all(torch.equal(out[:live], results[0][:live]) for out in results)
+    assert results[0][live:].isnan().all()
+    truth = F.linear(x[:live].double(), weight.double(), bias.double())
+    plain = plain_linear(x[:live], weight, bias)
+    if added:
+        truth, plain = truth + residual[:live], plain + residual[:live]
+    if live:
+        assert_as_exact_as_pytorch(results[0][:live], truth, plain)
+
+
+def test_products_are_split_where_they_are_deep_and_rows_few():
+    assert [launch_tables.splits(rows, 3072, 2) for rows in (16, 64, 128, 512, 513)] == [
+        2,
+        2,
+        4,
+        4,
+        1,
+    ]
+    assert {launch_tables.splits(rows, 3072, 4) for rows in (16, 512, 4096)} == {1}
+    assert {launch_tables.splits(rows, 768, 2) for rows in (16, 512)} == {1}
+    arrived, rows = torch.zeros(3, dtype=torch.int32), torch.zeros(17, 4)
+    with pytest.raises(ValueError, match="arrived has 3 entries, expected at least 4"):
+        implementation_of("split_linear", "triton")(
+            rows, torch.zeros(40, 4), torch.zeros(40), None, None, torch.zeros(2, 17, 40), arrived,
+            torch.zeros(17, 40),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("running", "moved", "beyond"),
     [

@@ -25,6 +25,7 @@ LAUNCHES = {
     "project_qkv": 1,
     "ragged_attention": 1,
     "linear": 1,
+    "split_linear": 1,
     "add_layer_norm": 1,
     "halting_step": 2,
 }
@@ -47,10 +48,10 @@ class Recorded(TorchDispatchMode):
         return result
 
 
-def walk(counts, iterations=5, rows=600) -> Recorded:
-    model = random_model(0, num_hidden_layers=iterations).to("meta")
+def walk(counts, iterations=5, rows=600, **overrides) -> Recorded:
+    model = random_model(0, num_hidden_layers=iterations, **overrides).to("meta", torch.bfloat16)
     layer = layer_weights(model.encoder.albert_layer)
-    buffers = Buffers(layer, rows, 7, torch.float32, "meta")
+    buffers = Buffers(layer, rows, 7, torch.bfloat16, "meta")
     with Recorded() as recorded, torch.no_grad():
         launch_all(layer, buffers, model.config.halting_limits, counts)
     return recorded
@@ -71,6 +72,12 @@ def test_eight_launches_an_iteration_and_nothing_that_waits():
         "linear",
         "halting_step",
     ]
+
+
+def test_a_split_product_takes_no_further_launch():
+    names = walk(Unknown(), rows=128, intermediate_size=3072).names
+    assert sum(LAUNCHES[name] for name in names) == 5 * LAUNCHES_PER_ITERATION
+    assert names.count("split_linear") == 5
 
 
 def test_counts_that_have_arrived_end_the_launches_and_change_none():
@@ -111,3 +118,8 @@ def test_memory_is_counted_without_allocating(dtype):
     matrices = 48 * (8 * width + inner) * size
     assert needed == buffers.nbytes()
     assert matrices < needed < matrices + 48 * 80 + 1000
+    deep = layer_weights(random_model(0, intermediate_size=3072).to(dtype).encoder.albert_layer)
+    more = Buffers.bytes_needed(deep, 48, 4, dtype) - needed - 48 * (3072 - inner) * size
+    # Two parts in float32, a mark for each 16 rows and 32 columns.
+    marks = 3 * -(-width // 32)
+    assert more == (0 if dtype == torch.float32 else 2 * 48 * width * 4 + 4 * marks)

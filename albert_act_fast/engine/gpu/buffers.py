@@ -11,6 +11,7 @@ from albert_act_fast import ops
 from albert_act_fast.engine.halting import RunningRows
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
+from albert_act_fast.kernels import launch_tables
 
 
 class Buffers:
@@ -49,6 +50,12 @@ class Buffers:
         self.attended = self.ffn_output = matrix()
         self.ffn_input, self.ffn_inner = matrix(), matrix(layer.inner)
         self.workspace = vector(ops.halting_workspace(rows), torch.int64)
+        # Of the feed-forward block's second product, where its depth is split.
+        self.parts = self.arrived = None
+        splits = launch_tables.splits(rows, layer.inner, dtype.itemsize)
+        if splits > 1:
+            self.parts = torch.empty(splits, rows, width, dtype=torch.float32, device=device)
+            self.arrived = vector(launch_tables.split_marks(rows, width), torch.int32)
         self.out = matrix()
         self.n_updates, self.remainders = (vector(rows, torch.float32) for _ in range(2))
 

@@ -5,7 +5,7 @@
     linear            attention.dense
     add_layer_norm
     linear            ffn, with the activation
-    linear            ffn_output, with the residual
+    linear            ffn_output, with the residual; or split_linear, where rows are few
     decide, move      the halting step
 
 Every launch covers all rows there were at first; how many are live stands in device memory, and
@@ -83,9 +83,11 @@ def launch_iteration(
     )
     linear(ffn_input, *layer.ffn, None, running_count, layer.activation, buffers.ffn_inner)
     # The product adds the residual, which saves both launches of the halting step a row.
-    linear(
-        buffers.ffn_inner, *layer.ffn_output, ffn_input, running_count, "none", buffers.ffn_output
-    )
+    given = (buffers.ffn_inner, *layer.ffn_output, ffn_input, running_count)
+    if buffers.parts is None:
+        linear(*given, "none", buffers.ffn_output)
+    else:
+        _op("split_linear")(*given, buffers.parts, buffers.arrived, buffers.ffn_output)
     _op("halting_step")(
         *halting_step_arguments(
             now,
