@@ -6,6 +6,12 @@ a module with
     HOW                                       what it does, in words
     why_not(call)                             None where it can compute the call, else the reason
     iterate(call, hidden, tokens, limits)     packed rows in, `PackedResult` out
+
+and, where it can do more than iterate,
+
+    why_not_encode(call)                      None where `encode` can compute the call
+    encode(call, inputs, limits)              a padded batch, values not yet checked, in;
+                                              `EncoderResult` out
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from albert_act_fast import ops
 from albert_act_fast.configuration import HaltingLimits
-from albert_act_fast.engine import gpu
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.layer import embedding_weights
 from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
@@ -20,14 +19,15 @@ def encode(call: Call, engine, shaped: ShapedInputs, limits: HaltingLimits) -> E
     encoder.
 
     Args:
-        engine: one that can compute the call (`engine.ENGINES`). It may do all of that by itself
-            (`gpu.encode`).
+        engine: one that can compute the call (`engine.ENGINES`); it may do all of that by itself.
+        shaped: a batch whose values have not been checked.
 
     Raises:
         ValueError: naming the argument whose values are out of its range.
     """
-    if engine is gpu and not call.gradients and gpu.why_not_encode(call) is None:
-        return gpu.encode(call, shaped, limits)
+    by_itself = getattr(engine, "encode", None)
+    if by_itself is not None and not call.gradients and engine.why_not_encode(call) is None:
+        return by_itself(call, shaped, limits)
     inputs = shaped.checked()
     tokens = pack(inputs.attention_mask)
     if call.gradients or call.inspection.why_not_read("embeddings.") is not None:
