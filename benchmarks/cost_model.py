@@ -34,7 +34,8 @@ TOKENS = {"[CLS]": 1, "[SEP]": 1, "[MASK]": MASKED, "unmasked": LENGTH - 2 - MAS
 @dataclass(frozen=True)
 class Gpu:
     """Published peaks. flops: dense bfloat16 per second; memory, l2: bytes per second; l2_size,
-    shared: bytes, of the cache and of a multiprocessor's shared memory."""
+    shared: bytes, of the cache and of a multiprocessor's shared memory. least: an assumption, the
+    seconds that one of our kernels takes at least in a graph, less where launches are dependent."""
 
     architecture: str
     flops: float
@@ -43,17 +44,18 @@ class Gpu:
     l2: float
     l2_size: float
     shared: float
+    least: float
 
 
 # NVIDIA's data sheets of the SXM modules (A100: of 80 GB) and its papers on the architectures. L2:
 # 5120 bytes a clock, which NVIDIA says of the A100 and is assumed of the H100, at 1.4 and 1.7 GHz.
 GPUS = {
-    "A100": Gpu("sm_80", 312e12, 2.039e12, 108, 7.2e12, 40e6, 164e3),
-    "H100": Gpu("sm_90", 989e12, 3.35e12, 132, 8.7e12, 50e6, 228e3),
+    "A100": Gpu("sm_80", 312e12, 2.039e12, 108, 7.2e12, 40e6, 164e3, 3e-6),
+    "H100": Gpu("sm_90", 989e12, 3.35e12, 132, 8.7e12, 50e6, 228e3, 2e-6),
 }
 # Assumptions. Parts of the peaks that our kernels, and a library's products, reach; the least time
-# of a kernel in a graph, of one that leaves at once, of a step of a product's loop, of a program
-# that leaves, and of a host that waits and is told, in seconds.
+# of a library's kernel in a graph, of one that leaves at once, of a step of a product's loop, of a
+# program that leaves, and of a host that waits and is told, in seconds.
 OUR_SHARE, LIBRARY_SHARE, MEMORY_SHARE = 0.6, 0.75, 0.8
 LEAST, LEAVING, STEP, EXIT, WAIT = 3e-6, 1.5e-6, 0.25e-6, 1e-6, 10e-6
 # Around the iterations: launches, and how often the host waits.
@@ -83,7 +85,7 @@ class Kernel:
         tile = self.tile_flops * gpu.multiprocessors / (gpu.flops * OUR_SHARE)
         leaving = math.ceil((self.programs - self.tiles) / (gpu.multiprocessors * self.resident))
         return max(
-            LEAST,
+            gpu.least,
             rounds * tile,
             waits * STEP,
             self.activations / (gpu.memory * MEMORY_SHARE)
@@ -268,9 +270,11 @@ time, and to keys and values of rows that just halted.
 
 Assumed: our products reach {OUR_SHARE:.0%} of the matrix peak, memory and L2 {MEMORY_SHARE:.0%} of
 theirs; activations that fit into L2 stay there from one kernel to the next, and every tile reads
-its rows and weights through it; a kernel in a graph takes {LEAST * 1e6:.0f} us at least and
-{LEAVING * 1e6:.1f} us if it has nothing to do; a step of a product's loop {STEP * 1e6:.2f} us; a
-program past the live rows {EXIT * 1e6:.0f} us until it has left.
+its rows and weights through it; a kernel in a graph takes {LEAST * 1e6:.0f} us at least, one of
+ours on an H100, where its programs are in place before the kernel before has ended,
+{GPUS["H100"].least * 1e6:.0f} us, and {LEAVING * 1e6:.1f} us if it has nothing to do; a step of a
+product's loop {STEP * 1e6:.2f} us; a program past the live rows {EXIT * 1e6:.0f} us until it has
+left.
 
 Around the iterations, not in the tables: {AROUND[0]} launches and {AROUND[1]} wait of the host,
 together {around(*AROUND):.0f} us at {WAIT * 1e6:.0f} us a wait (some 25 launches and 7 waits,

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
 from albert_act_fast.kernels.layer_norm import layer_norm, load_rows
 
 
@@ -11,7 +12,9 @@ def add_layer_norm(
     x, residual, weight, bias, eps, row_count, out,
     count, width, x_stride, residual_stride, out_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     live = count if row_count is None else tl.load(row_count)
     first = tl.program_id(0).to(tl.int64) * ROWS
     if first >= live:

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+
 
 @triton.jit
 def load_mask(attention_mask, place, inside):
@@ -29,7 +31,9 @@ def count_tokens(
     tokens, vocabulary, token_types, positions, found, sequences,
     input_ids_stride, attention_mask_stride, token_type_ids_stride, position_ids_stride,
     COLUMNS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     b = tl.program_id(0).to(tl.int64)
     count = tl.zeros([COLUMNS], tl.int32)
     wrong = tl.zeros([COLUMNS], tl.int32)

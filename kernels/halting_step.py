@@ -18,6 +18,7 @@ which for 65,000 rows of 768 columns are 320 in place of 16,250.
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
 from albert_act_fast.kernels.layer_norm import layer_norm, load_rows
 from albert_act_fast.ops.contracts import HALTING_WORKSPACE_HEADER
 
@@ -80,7 +81,9 @@ def decide(
     accumulated_probability, query_offsets, workspace,
     rows, sequences, width, ffn_output_stride, ffn_input_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     live = tl.load(query_offsets + sequences)
     block = tl.program_id(0)
     first = block.to(tl.int64) * ROWS
@@ -122,7 +125,9 @@ def move(
     rows, sequences, width,
     ffn_output_stride, ffn_input_stride, hidden_stride, next_hidden_stride, out_stride,
     LAST: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     live = tl.load(query_offsets + sequences)
     block = tl.program_id(0)
     first = block.to(tl.int64) * ROWS

@@ -112,6 +112,11 @@ def _gpu_architecture(index: int | None) -> str:
     return {9: "sm_90"}.get(properties.major, "sm_100" if properties.major >= 10 else "sm_80")
 
 
+def dependent_launch(arch: str) -> bool:
+    """Whether kernels wait for the one before by themselves (`dependent_launch`)."""
+    return arch in ("sm_90", "sm_100")
+
+
 def products(arch: str, rows: int, element_size: int) -> Products:
     """For a launch of `rows` rows, live or not: that size's tile, and the next smaller size's."""
     below, limit_below = None, 0

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from albert_act_fast.kernels.count_tokens import load_mask
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
 
 
 @triton.jit(do_not_specialize=["sequences", "tokens"])
@@ -14,7 +15,9 @@ def pack_tokens(
     sequences, tokens,
     input_ids_stride, attention_mask_stride, token_type_ids_stride, position_ids_stride,
     COLUMNS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     sequence = tl.program_id(0)
     first = tl.load(key_offsets + sequence)
     tl.store(query_offsets + sequence, first)

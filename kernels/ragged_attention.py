@@ -8,6 +8,8 @@ take a slow path: one column of the distance table after the other, added up in 
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Sequence offsets that a program looks at at a time.
 OFFSETS = tl.constexpr(256)
@@ -66,7 +68,9 @@ def ragged_attention(
     queries_stride, key_store_stride, value_store_stride, distance_embedding_stride, out_stride,
     KEY_DISTANCES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, HEAD: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     block = tl.program_id(0)
     sequence = find_sequence(query_offsets, sequences, block, BLOCK_Q)
     begin = tl.load(query_offsets + sequence)

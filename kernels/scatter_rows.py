@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+
 
 @triton.jit
 def copy_rows(source, source_row, source_stride, target, target_row, target_stride, column, mask):
@@ -15,7 +17,9 @@ def copy_rows(source, source_row, source_stride, target, target_row, target_stri
 def scatter_rows(
     rows, row_index, row_count, out, count, width, rows_stride, out_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     live = count if row_count is None else tl.load(row_count)
     first = tl.program_id(0).to(tl.int64) * ROWS
     if first >= live:

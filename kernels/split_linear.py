@@ -9,6 +9,7 @@ read `out` know nothing of it.
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
 from albert_act_fast.kernels.products import product
 
 
@@ -66,7 +67,9 @@ def split_linear(
     PRECISION: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:
         split_tile(

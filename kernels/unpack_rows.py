@@ -3,13 +3,17 @@
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+
 
 @triton.jit(do_not_specialize=["places"])
 def unpack_rows(
     rows, n_updates, remainders, row_of_place, out, out_n_updates, out_remainders,
     places, width, rows_stride, out_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_place = place < places
     row = tl.load(row_of_place + place, mask=is_place, other=-1)

@@ -6,6 +6,7 @@ Only where the products come from a library; `project_qkv` writes to the stores 
 import triton
 import triton.language as tl
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
 from albert_act_fast.kernels.scatter_rows import copy_rows
 
 
@@ -14,7 +15,9 @@ def write_kv(
     keys, values, token_index, row_count, key_store, value_store,
     count, width, keys_stride, values_stride, key_store_stride, value_store_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_the_kernel_before(PDL)
     live = count if row_count is None else tl.load(row_count)
     first = tl.program_id(0).to(tl.int64) * ROWS
     if first >= live:

@@ -23,6 +23,7 @@ from albert_act_fast.flags import is_set
 from albert_act_fast.ops import contracts
 from albert_act_fast.ops.precision import takes_tf32
 
+DEPENDENT_LAUNCH = "ALBERT_ACT_FAST_DEPENDENT_LAUNCH"
 MAX_HEAD_SIZE = 256
 MAX_WEIGHT_SPAN = 2**31
 ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -112,8 +113,17 @@ def _launch(kernel: str, programs: int | tuple[int, ...], a, **more) -> None:
     for name in strides:
         arguments[name + _STRIDE] = _stride(op, name, getattr(a, name))
     grid = (programs,) if isinstance(programs, int) else programs
+    tables = loaded_kernels().tables
+    device = next(x.device for x in a if isinstance(x, Tensor))
+    dependent = tables.dependent_launch(tables.architecture(device)) and is_set(
+        DEPENDENT_LAUNCH, default="1"
+    )
+    # The interpreter knows no such launch.
+    options = {"launch_pdl": True} if dependent and not interpreted() else {}
     # Products may be fused with sums, as nvcc does; Triton's own default is about to change.
-    getattr(loaded_kernels(), kernel)[grid](**(arguments | more), enable_fp_fusion=True)
+    getattr(loaded_kernels(), kernel)[grid](
+        **(arguments | more), PDL=dependent, enable_fp_fusion=True, **options
+    )
 
 
 def row_by_row(name: str, a) -> None:

@@ -65,7 +65,8 @@ def test_predictions_are_possible(name, size):
         for prediction in (dropping, everything, library):
             assert prediction.flops / prediction.seconds <= gpu.flops
             assert prediction.seconds >= prediction.launches * model.LEAVING
-        assert last < dropping.seconds <= everything.seconds * 1.001
+        # With one sequence kernels take their least time, however few rows are left to them.
+        assert last < dropping.seconds <= everything.seconds * 1.02
         assert everything.launches == 8 * model.ITERATIONS[size]
         saved = batch * 128 * model.ITERATIONS[size] / sum(model.running_rows(size, batch))
         assert everything.seconds / dropping.seconds <= saved

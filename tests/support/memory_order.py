@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from albert_act_fast.kernels.launch_tables import dependent_launch
+
 # What matters of an instruction; the first that matches. Predicated ones count as if they ran.
 _NVIDIA = {
     "narrow": r"\S+\.STRONG\.(?!GPU|SYS)",
@@ -51,6 +53,16 @@ def tokens(code: str, amd: bool = False) -> list[str]:
         if kind is not None:
             found.append(kind)
     return found
+
+
+def waits_first(code: str, target: str) -> bool:
+    """Whether a kernel for a GPU that has dependent launches waits for the kernel before ahead of
+    any access; on others it must not try to."""
+    waits = [match.start() for match in re.finditer(r"\bACQBULK\b", code)]
+    if not dependent_launch(target):
+        return not waits
+    accesses = re.search(r"\b(LDG|STG|LD|ST|RED|REDG|ATOM|ATOMG|LDGSTS|UTMALDG)\b", code)
+    return len(waits) == 1 and (accesses is None or waits[0] < accesses.start())
 
 
 def _first(found: Iterable[str], of: str) -> str | None:

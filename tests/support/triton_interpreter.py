@@ -18,6 +18,8 @@ whole process:
   Triton may put a barrier there of its own accord, and may cease to;
 - a relaxed one orders nothing, and needs none;
 - an atomic operation of scope "cta", which orders nothing between programs, is an error;
+- so is an access before the program has waited for the kernel before (`PDL`), where the kernel
+  does;
 - so is a row's offset of 32 bits: an index times a row stride (an argument called `*_stride`) is to
   be computed in 64 (`SMALL` names the exception);
 - programs run in random order, another one in every launch.
@@ -35,6 +37,8 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
+
+from albert_act_fast.kernels import dependent_launch, launch_tables
 
 HALVES = (tl.bfloat16, tl.float16)
 # Strides of what the launchers refuse to take of 2**31 elements or more.
@@ -92,6 +96,7 @@ class Launch:
 
     def __init__(self):
         self.memories: dict[int, Memory] = {}
+        self.dependent = False
         # program -> its phase; program -> {other program: phase from which it knows nothing};
         # address of an atomic -> [(program, phase) of those that came there].
         self.phase: defaultdict[int, int] = defaultdict(int)
@@ -102,15 +107,19 @@ class Launch:
     def start_program(self, program: int, coordinates: tuple[int, ...]) -> None:
         self.program, self.coordinates = program, coordinates
         # Since the program's last barrier: memory was accessed, an atomic operation was done.
-        self.accessed = self.ordered = False
+        self.accessed = self.ordered = self.waited = False
 
     def add(self, name: str, value) -> None:
+        if name == "PDL":
+            self.dependent = value
         if isinstance(value, torch.Tensor) and value.numel():
             key = value.untyped_storage().data_ptr()
             self.memories.setdefault(key, Memory(value, name)).add(value, name)
 
     def locate(self, pointers: TensorHandle, mask: TensorHandle, what: str):
         """(memory, element index) of every lane that the mask lets through; None if none."""
+        if self.dependent and not self.waited:
+            raise KernelError(f"{what} before the program has waited for the kernel before")
         addresses = np.ravel(pointers.data).astype(np.uint64)
         lanes = np.ravel(np.broadcast_to(mask.data, pointers.data.shape)).astype(bool)
         addresses = addresses[lanes]
@@ -180,6 +189,7 @@ def install() -> None:
         _make_arithmetic_strict()
         _make_memory_strict()
         _make_offsets_strict()
+        _make_kernels_wait()
         _shuffle_programs()
 
 
@@ -309,6 +319,21 @@ def _make_memory_strict() -> None:
     builder.create_atomic_cas = builder.create_make_tensor_descriptor = not_checked
     builder.create_atomic_load = builder.create_atomic_store = not_checked
     builder.create_atomic_poll = not_checked
+
+
+def _make_kernels_wait() -> None:
+    """As they do on GPUs that have dependent launches."""
+
+    def gdc_wait():
+        _current.waited = True
+
+    def gdc_launch_dependents():
+        if not _current.waited:
+            raise KernelError("the next kernel is let in before this one has waited")
+
+    launch_tables.dependent_launch = lambda architecture: True
+    dependent_launch.gdc_wait = gdc_wait
+    dependent_launch.gdc_launch_dependents = gdc_launch_dependents
 
 
 class _Stride(int):

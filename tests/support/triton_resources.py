@@ -50,7 +50,7 @@ class Launch:
     options: dict
 
 
-_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 
 
 class _Recorder:

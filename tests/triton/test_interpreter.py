@@ -11,6 +11,8 @@ tl = pytest.importorskip("triton.language")
 
 from support import triton_interpreter  # noqa: E402
 
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("interpreted")
 
 
@@ -166,6 +168,25 @@ def test_an_atomic_orders_what_a_plain_count_does_not():
 def test_an_atomic_that_orders_nothing_is_caught(wrong, message):
     with pytest.raises(Exception, match=message):
         last_one_sums[(8,)](torch.zeros(9), torch.zeros(1), 0, BLOCK=8, ATOMIC=True, **wrong)
+
+
+@triton.jit
+def copies_after_waiting(x, out, PDL: tl.constexpr, EARLY: tl.constexpr):
+    if EARLY:
+        value = tl.load(x)
+    wait_for_the_kernel_before(PDL)
+    if not EARLY:
+        value = tl.load(x)
+    tl.store(out, value)
+
+
+def test_an_access_before_the_wait_is_caught():
+    for dependent, early in ((True, False), (False, False), (False, True)):
+        out = torch.zeros(1)
+        copies_after_waiting[(1,)](torch.ones(1), out, PDL=dependent, EARLY=early)
+        assert out.item() == 1
+    with pytest.raises(Exception, match="load before the program has waited"):
+        copies_after_waiting[(1,)](torch.ones(1), torch.zeros(1), PDL=True, EARLY=True)
 
 
 def test_offsets_of_rows_have_64_bits():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.gpu_resources import Resources, read_table, worse
-from support.memory_order import tokens, unordered
+from support.memory_order import tokens, unordered, waits_first
 from support.triton_resources import TABLE, TARGETS, compile_all, launches
 
 from albert_act_fast.ops import triton_ops
@@ -46,6 +46,7 @@ def test_machine_code(target):
     ordered = set()
     for kernel in compiled:
         found = tokens(kernel.code, amd=target.startswith("gfx"))
+        assert waits_first(kernel.code, target), kernel.resources
         decides = kernel.resources.kernel == "decide"
         assert unordered(found, relaxed=decides) == [], kernel.resources
         assert not decides or found.count("atomic") == 2
@@ -68,6 +69,10 @@ def test_the_check_finds_what_it_is_for():
     assert worse(table, [narrow], exactly=True)
     assert worse(table, [replace(row, case="unheard of")], exactly=False)
     assert not any(tensor_cores_in_float32(row) for row in table)
+    assert waits_first("S2R R0 ;\nACQBULK ;\nPREEXIT ;\nLDG.E R1 ;", "sm_90")
+    for wrong in ("LDG.E R1 ;\nACQBULK ;", " LDG.E R1 ;", " STG.E R1 ;\n ACQBULK ;"):
+        assert not waits_first(wrong, "sm_90")
+    assert not waits_first(" ACQBULK ;\n LDG.E R1 ;", "sm_80")
     products = [row for row in table if row.kernel == "linear" and ", float32" in row.case]
     assert tensor_cores_in_float32(replace(products[0], matrix=1))
 
@@ -75,7 +80,7 @@ def test_the_check_finds_what_it_is_for():
 def test_every_kernel_and_both_kinds_of_access_are_in_the_table():
     table = read_table(TABLE)
     named = {path.stem for path in Path(triton_ops.__file__).parents[2].glob("kernels/*.py")}
-    shared = {"layer_norm", "products", "launch_tables"}
+    shared = {"layer_norm", "products", "launch_tables", "dependent_launch"}
     launched = named - shared - {"halting_step"} | {"decide", "move"}
     assert {row.kernel for row in table} == launched
     assert {row.target for row in table} == set(TARGETS)
