@@ -49,26 +49,15 @@ def encode(call: Call, engine, shaped: ShapedInputs, limits: HaltingLimits) -> E
 
 def _embed(call: Call, inputs: ModelInputs, tokens: PackedTokens) -> Tensor:
     """Embeddings of the tokens alone, packed [T, E], from the modules' weights."""
-    weights, index = embedding_weights(call.embeddings), tokens.flat_index
-    if inputs.inputs_embeds is None:
-        word, token_ids = weights.word, inputs.input_ids.take(index)
-    else:
-        word, token_ids = inputs.inputs_embeds.flatten(0, 1), index
-    out = word.new_empty(index.numel(), word.size(1))
-    ops.implementation_of("embed_tokens", call.implementation)(
-        token_ids,
+    index, given = tokens.flat_index, inputs.inputs_embeds
+    ids = (
+        index if inputs.input_ids is None else inputs.input_ids.take(index),
         inputs.token_type_ids.take(index),
         inputs.position_ids.take(index),
-        word.contiguous(),
-        weights.token_type.contiguous(),
-        None if weights.position is None else weights.position.contiguous(),
-        weights.norm[0].contiguous(),
-        weights.norm[1].contiguous(),
-        weights.eps,
-        None,
-        out,
     )
-    return out
+    return embedding_weights(call.embeddings).embed(
+        call.implementation, ids, None if given is None else given.flatten(0, 1)
+    )
 
 
 def _call_embeddings(embeddings: nn.Module, inputs: ModelInputs, tokens: PackedTokens) -> Tensor:

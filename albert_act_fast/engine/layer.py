@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from albert_act_fast import ops
 from albert_act_fast.engine import row_wise
 from albert_act_fast.modules import HaltingLinear
 
@@ -141,6 +142,28 @@ class EmbeddingWeights:
     position: Tensor | None
     norm: WeightAndBias
     eps: float
+
+    def embed(self, implementation: str, ids: tuple[Tensor, ...], given: Tensor | None) -> Tensor:
+        """[T, E], by operator `embed_tokens`.
+
+        Args:
+            ids: of T tokens: token ids, token types, position ids; int64.
+            given: embeddings [places, E] in the words' place, which the first of the ids say.
+        """
+        word = self.word if given is None else given
+        out = word.new_empty(ids[0].numel(), word.size(1))
+        ops.implementation_of("embed_tokens", implementation)(
+            *ids,
+            word.contiguous(),
+            self.token_type.contiguous(),
+            None if self.position is None else self.position.contiguous(),
+            self.norm[0].contiguous(),
+            self.norm[1].contiguous(),
+            self.eps,
+            None,
+            out,
+        )
+        return out
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from albert_act_fast import ops
 from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.gpu.buffers import Buffers
-from albert_act_fast.engine.layer import EmbeddingWeights, embedding_weights
+from albert_act_fast.engine.layer import embedding_weights
 from albert_act_fast.inputs import ShapedInputs
 from albert_act_fast.outputs import EncoderResult
 
@@ -102,8 +102,10 @@ class PaddedBatch:
             buffers.token_index[0][: self.rows],
             *buffers.query_offsets,
         )
-        weights = embedding_weights(self._call.embeddings)
-        embedded = self._embed(weights, packed)
+        given = self._inputs.inputs_embeds
+        embedded = embedding_weights(self._call.embeddings).embed(
+            "triton", tuple(packed), None if given is None else given.flatten(0, 1)
+        )
         mapping = self._call.encoder.embedding_hidden_mapping_in
         _op("linear")(
             embedded,
@@ -114,23 +116,6 @@ class PaddedBatch:
             "none",
             buffers.hidden[0][: self.rows],
         )
-
-    def _embed(self, weights: EmbeddingWeights, packed: list[Tensor]) -> Tensor:
-        given = self._inputs.inputs_embeds
-        word = weights.word if given is None else given.flatten(0, 1)
-        embedded = self._empty(packed[0].numel(), word.size(1), dtype=word.dtype)
-        _op("embed_tokens")(
-            *packed,
-            word.contiguous(),
-            weights.token_type.contiguous(),
-            None if weights.position is None else weights.position.contiguous(),
-            weights.norm[0].contiguous(),
-            weights.norm[1].contiguous(),
-            weights.eps,
-            None,
-            embedded,
-        )
-        return embedded
 
     def take(self, buffers: Buffers) -> EncoderResult:
         """The result, at the places of the padded batch."""
