@@ -34,6 +34,12 @@ __device__ __forceinline__ uint64_t add_acquire_release(uint64_t* to, uint64_t v
     return before;
 }
 
+// What was loaded before is asked for before anything is computed from these words. Without it the
+// compiler may move the computing up, between the loads.
+__device__ __forceinline__ void hold(uint4& words) {
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w)::"memory");
+}
+
 // Null, or what the runtime says against the launch.
 template <class Args>
 const char* launch(void (*kernel)(Args), dim3 grid, int threads, const Args& args, void* stream) {

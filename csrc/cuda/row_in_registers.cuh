@@ -86,13 +86,18 @@ __device__ __forceinline__ void store_row(const StoredRow<L>& row, int64_t width
     for_vectors<L>(width, [&](int j, int column) { store_vector<L>(row.vectors[j], to + column); });
 }
 
-// row += stored. Apart from the loads: those of all rows stand before the first sum, so that a
-// thread waits for memory once. Where sums stand between them, ptxas makes each load wait for the
-// one before.
+// row += stored. Apart from the loads, and held back until all that stand before are under way: a
+// thread is to wait for the memory of its rows once, not row by row.
 template <class L>
 __device__ __forceinline__ void add(const StoredRow<L>& stored, int64_t width, Row<L>& row) {
     for_vectors<L>(width, [&](int j, int) {
-        for (int i = 0; i < L::kVector; ++i) row.x[j][i] += load(stored.vectors[j].of[i]);
+        Vector<L> vector = stored.vectors[j];
+        if constexpr (L::kVector > 1) {
+            uint4 words = bit_cast<uint4>(vector);
+            hold(words);
+            vector = bit_cast<Vector<L>>(words);
+        }
+        for (int i = 0; i < L::kVector; ++i) row.x[j][i] += load(vector.of[i]);
     });
 }
 

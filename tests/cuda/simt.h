@@ -103,6 +103,7 @@ inline uint64_t load_acquire(const uint64_t* from) {
     simt::maybe_pause();
     return __atomic_load_n(from, __ATOMIC_ACQUIRE);
 }
+inline void hold(uint4&) {}
 inline void store_release(uint64_t* to, uint64_t value) {
     simt::maybe_pause();
     __atomic_store_n(to, value, __ATOMIC_RELEASE);
