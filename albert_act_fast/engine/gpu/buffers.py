@@ -11,7 +11,6 @@ from albert_act_fast import ops
 from albert_act_fast.engine.halting import RunningRows
 from albert_act_fast.engine.layer import LayerWeights
 from albert_act_fast.engine.packing import PackedResult
-from albert_act_fast.kernels import launch_tables
 
 
 class Buffers:
@@ -50,6 +49,9 @@ class Buffers:
         self.attended = self.ffn_output = matrix()
         self.ffn_input, self.ffn_inner = matrix(), matrix(layer.inner)
         self.workspace = vector(ops.halting_workspace(rows), torch.int64)
+        # With the first call alone: importing the package imports no kernels.
+        from albert_act_fast.kernels import launch_tables
+
         # Of the feed-forward block's second product, where its depth is split.
         self.parts = self.arrived = None
         splits = launch_tables.splits(rows, layer.inner, dtype.itemsize)
