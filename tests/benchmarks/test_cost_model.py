@@ -65,8 +65,9 @@ def test_predictions_are_possible(name, size):
         for prediction in (dropping, everything, library):
             assert prediction.flops / prediction.seconds <= gpu.flops
             assert prediction.seconds >= prediction.launches * model.LEAVING
-        # With one sequence kernels take their least time, however few rows are left to them.
-        assert last < dropping.seconds <= everything.seconds * 1.02
+        # Of one sequence few rows take tiles and parts that by the model are a little too many.
+        most = 1.02 if batch == 1 else 1.001
+        assert last < dropping.seconds <= everything.seconds * most
         assert everything.launches == 8 * model.ITERATIONS[size]
         saved = batch * 128 * model.ITERATIONS[size] / sum(model.running_rows(size, batch))
         assert everything.seconds / dropping.seconds <= saved

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support import triton_interpreter
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from albert_act_fast import ops
 from albert_act_fast.engine import gpu
+from albert_act_fast.engine.gpu import padded
 from suite.operator_calls import poisoned
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -129,9 +132,9 @@ def test_rows_go_back_to_their_places(dtype, width):
         left[total:] = float("nan")
     row_of_place = torch.where(is_token, is_token.flatten().cumsum(0).view(3, 11) - 1, -1).flatten()
     out = poisoned(33, width, dtype=dtype)
-    padded = [poisoned(33, dtype=torch.float32) for _ in range(2)]
-    op("unpack_rows")(rows, n_updates, remainders, row_of_place, out, *padded)
-    for found, packed in zip((out, *padded), (rows, n_updates, remainders), strict=True):
+    others = [poisoned(33, dtype=torch.float32) for _ in range(2)]
+    op("unpack_rows")(rows, n_updates, remainders, row_of_place, out, *others)
+    for found, packed in zip((out, *others), (rows, n_updates, remainders), strict=True):
         expected = torch.zeros_like(found)
         expected[is_token.flatten()] = packed[:total]
         assert torch.equal(found, expected)
@@ -177,6 +180,14 @@ def test_given_embeddings():
     embeds = torch.randn(9, 2, model.config.embedding_size).transpose(0, 1)
     inputs = {"inputs_embeds": embeds, "attention_mask": mask}
     assert_parity(run(model, "triton", **inputs), trace_reference(model, **inputs), mask)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_is_given_on_another_device_goes_to_that_of_the_ids(transposed):
+    batch = object.__new__(padded.PaddedBatch)
+    batch._inputs = SimpleNamespace(source=torch.empty(2, 3, device="meta"))
+    found = batch._readable(torch.ones(3, 2).t() if transposed else torch.ones(2, 3))
+    assert (found.device.type, found.shape, found.stride(1)) == ("meta", (2, 3), 1)
 
 
 def test_a_batch_without_a_token():

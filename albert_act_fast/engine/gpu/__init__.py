@@ -65,7 +65,7 @@ def iterate(
 
     The result's `running_rows` stays empty: only the device knows them.
     """
-    return _run(call, PackedRows(hidden, tokens.offsets, tokens.positions), hidden.device, limits)
+    return _run(call, PackedRows(hidden, tokens.offsets, tokens.positions), limits)
 
 
 def why_not_encode(call: Call) -> str | None:
@@ -79,21 +79,20 @@ def encode(call: Call, inputs: ShapedInputs, limits: HaltingLimits) -> EncoderRe
     Raises:
         ValueError: naming the argument whose values are out of its range.
     """
-    device = inputs.source.device
     with torch.cuda.device_of(inputs.source):
         batch = padded.PaddedBatch(call, inputs)
-    return _run(call, batch, device, limits) if batch.rows else batch.nothing()
+    return _run(call, batch, limits) if batch.rows else batch.nothing()
 
 
-def _run(call: Call, batch: Batch, device: torch.device, limits: HaltingLimits):
+def _run(call: Call, batch: Batch, limits: HaltingLimits):
     """What `batch.take` gives after the iterations."""
     weights = call.layer_weights
+    dtype, device = weights.query[0].dtype, weights.query[0].device
     with torch.cuda.device_of(weights.query[0]):
         if graphs.why_not(device) is None:
             captured = graphs_of(call.layer).find(weights, batch.rows, batch.sequences, limits)
             if not isinstance(captured, str):
                 return captured.run(batch)
-        dtype = weights.query[0].dtype
         buffers = Buffers(weights, batch.rows, batch.sequences, dtype, device)
         batch.load(buffers)
         counts = Arriving(limits.max_iterations) if device.type == "cuda" else Unknown()

@@ -56,20 +56,13 @@ class PaddedBatch:
         """
         self._call, self._inputs = call, inputs
         self.sequences, self._tokens = inputs.shape
-        # Tensors of which a kernel may not know more than the distance between rows.
-        self._padded = [
-            None
-            if x is None
-            else x.to(inputs.source.device)
-            if x.stride(1) == 1
-            else x.contiguous()
-            for x in (
-                inputs.input_ids,
-                inputs.attention_mask,
-                inputs.token_type_ids,
-                inputs.position_ids,
-            )
-        ]
+        given = (
+            inputs.input_ids,
+            inputs.attention_mask,
+            inputs.token_type_ids,
+            inputs.position_ids,
+        )
+        self._padded = [None if x is None else self._readable(x) for x in given]
         found = self._empty(2, self.sequences, dtype=torch.int32)
         sizes = [inputs.tables.get(name, (0, ""))[0] for name in _TABLES]
         _op("count_tokens")(*self._padded, self._tokens, *sizes, found)
@@ -79,6 +72,12 @@ class PaddedBatch:
             raise AssertionError(f"count_tokens found {wrong.sum()} places that are in their range")
         self._ends = lengths.cumsum(dtype=np.int64)
         self.rows = int(self._ends[-1])
+
+    def _readable(self, x: Tensor) -> Tensor:
+        """Where the ids or embeddings are, as kernels read it: they are told of rows' distance
+        alone."""
+        x = x.to(self._inputs.source.device)
+        return x if x.stride(1) == 1 else x.contiguous()
 
     def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self._inputs.source.device)
