@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
-from albert_act_fast.kernels.products import activate, product
+from albert_act_fast.kernels.products import finish, product
 
 
 @triton.jit
@@ -31,17 +31,10 @@ def linear_tile(
             x, x_stride, row, is_row, weight, weight_stride, column, is_column, depth,
             BLOCK_K, PRECISION,
         )  # fmt: skip
-        acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-        acc = activate(acc, ACTIVATION)
-        mask = is_row[:, None] & is_column[None, :]
-        if residual is not None:
-            at = residual + row[:, None] * residual_stride + column[None, :]
-            acc += tl.load(at, mask=mask, other=0.0).to(tl.float32)
-        tl.store(
-            out + row[:, None] * out_stride + column[None, :],
-            acc.to(out.dtype.element_ty),
-            mask=mask,
-        )
+        finish(
+            acc, bias, residual, residual_stride, out, out_stride, row, is_row, column, is_column,
+            ACTIVATION,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -44,3 +44,22 @@ def activate(x, ACTIVATION: tl.constexpr):
     else:
         tl.static_assert(ACTIVATION == "none")
     return x
+
+
+@triton.jit
+def finish(
+    acc, bias, residual, residual_stride, out, out_stride, row, is_row, column, is_column,
+    ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """out[row, column] = activation(acc + bias) + residual, rounded once."""
+    acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+    acc = activate(acc, ACTIVATION)
+    mask = is_row[:, None] & is_column[None, :]
+    if residual is not None:
+        at = residual + row[:, None] * residual_stride + column[None, :]
+        acc += tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(
+        out + row[:, None] * out_stride + column[None, :],
+        acc.to(out.dtype.element_ty),
+        mask=mask,
+    )

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
-from albert_act_fast.kernels.products import product
+from albert_act_fast.kernels.products import finish, product
 
 
 @triton.jit
@@ -48,15 +48,10 @@ def split_tile(
             total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
             for other in range(SPLITS):
                 total += tl.load(parts + other * size + place, mask=mask, other=0.0)
-            total += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-            if residual is not None:
-                at = residual + row[:, None] * residual_stride + column[None, :]
-                total += tl.load(at, mask=mask, other=0.0).to(tl.float32)
-            tl.store(
-                out + row[:, None] * out_stride + column[None, :],
-                total.to(out.dtype.element_ty),
-                mask=mask,
-            )
+            finish(
+                total, bias, residual, residual_stride, out, out_stride, row, is_row, column,
+                is_column, "none",
+            )  # fmt: skip
             tl.store(arrived + tile, 0)
 
 
