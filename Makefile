@@ -105,7 +105,7 @@ sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, a
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
 	    $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    PYTHONPATH=build/sanitized OMP_NUM_THREADS=2 \
-	    $(BIN)/python -m pytest -p no:cacheprovider -k "cpp or native" \
+	    $(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider -k "cpp or native" \
 	    tests/ops/test_operators.py tests/parity/test_engine_parity.py tests/native $(ARGS)
 
 # compute-sanitizer comes with the CUDA toolkit. -s shows each kernel's share of a device copy's

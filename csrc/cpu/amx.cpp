@@ -8,7 +8,7 @@
 #pragma GCC target( \
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,amx-tile,amx-int8,amx-bf16,avx2,fma,f16c,prefer-vector-width=512")
 #define AAF_NAMESPACE amx
-#define AAF_ROWS_AT_ONCE 12
+#define AAF_REGISTER_BYTES 64
 #define AAF_AVX512
 #define AAF_DOT_INSTRUCTIONS
 #define AAF_TILES

@@ -1,9 +1,12 @@
 // The kernels for avx2.
+#include <immintrin.h>
+
 #include <cstddef>
 
 #include "kernels.h"
 
 #pragma GCC target("avx2,fma,f16c")
 #define AAF_NAMESPACE avx2
-#define AAF_ROWS_AT_ONCE 3
+#define AAF_REGISTER_BYTES 32
+#define AAF_AVX2
 #include "instantiate.h"

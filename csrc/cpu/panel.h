@@ -5,38 +5,58 @@
 // who computes it.
 #pragma once
 
-// acc + x w for a word of a row, the same for all columns, and the words of a vector of columns.
-inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> acc, float x,
-                                                                 Vector<float> w) {
+// What one register holds: sums stay in registers only as vectors of that size.
+typedef float Floats __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(4)));
+typedef double Doubles __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(8)));
+typedef int32_t Integers __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(4)));
+typedef int16_t Shorts __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(2)));
+
+// acc + x w for a word of a row, the same for all columns, and the words of a register of columns.
+inline __attribute__((always_inline)) Floats multiply_add(Floats acc, float x, Floats w) {
     return acc + x * w;
 }
 
-inline __attribute__((always_inline)) Vector<double> multiply_add(Vector<double> acc, double x,
-                                                                  Vector<double> w) {
+inline __attribute__((always_inline)) Doubles multiply_add(Doubles acc, double x, Doubles w) {
     return acc + x * w;
 }
 
-typedef VectorOf<float>::bits Integers;
-
-inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> acc, BFloat16Pair x,
-                                                                 Integers w) {
+inline __attribute__((always_inline)) Floats multiply_add(Floats acc, BFloat16Pair x, Integers w) {
 #if defined(AAF_DOT_INSTRUCTIONS)
-    return (Vector<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x.bits)),
-                                           (__m512bh)w);
+    return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x.bits)),
+                                    (__m512bh)w);
 #else
-    const Integers low = w << 16, high = w & int32_t(0xFFFF0000);
-    acc += bit_cast<float>(x.bits << 16) * (Vector<float>)low;
-    return acc + bit_cast<float>(x.bits & 0xFFFF0000u) * (Vector<float>)high;
+    constexpr int32_t high = int32_t(0xFFFF0000);
+    const Integers both = Integers{} + int32_t(x.bits);
+    acc += (Floats)(both << 16) * (Floats)(w << 16);
+    return acc + (Floats)(both & high) * (Floats)(w & high);
 #endif
 }
+
+#if !defined(AAF_DOT_INSTRUCTIONS)
+// Of neighbours, the product of the one and of the other, added up.
+inline __attribute__((always_inline)) Integers multiply_pairs(Shorts x, Shorts w) {
+#if defined(AAF_AVX512)
+    return (Integers)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+#elif defined(AAF_AVX2)
+    return (Integers)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+#elif defined(__SSE2__)
+    return (Integers)_mm_madd_epi16((__m128i)x, (__m128i)w);
+#else
+    const Integers a = (Integers)x, b = (Integers)w;
+    return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+#endif
 
 inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Quad x, Integers w) {
 #if defined(AAF_DOT_INSTRUCTIONS)
     return (Integers)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(int(x.bits)), (__m512i)w);
 #else
-    for (int i = 0; i < 4; ++i)
-        acc += int32_t(x.bits >> (8 * i) & 255u) * (w << (24 - 8 * i) >> 24);
-    return acc;
+    // The first and third of four, and the second and fourth, in 16 bits: exact.
+    const Integers quads = Integers{} + int32_t(x.bits);
+    const Shorts weights = (Shorts)w;
+    acc += multiply_pairs((Shorts)(quads & 0x00FF00FF), weights << 8 >> 8);
+    return acc + multiply_pairs((Shorts)(quads >> 8 & 0x00FF00FF), weights >> 8);
 #endif
 }
 
@@ -44,20 +64,20 @@ inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Qu
 template <class Word>
 struct SumOf {
     using lane = float;
-    using sum = Vector<float>;
+    using sum = Floats;
     using words = Integers;
 };
 template <>
 struct SumOf<float> {
     using lane = float;
-    using sum = Vector<float>;
-    using words = Vector<float>;
+    using sum = Floats;
+    using words = Floats;
 };
 template <>
 struct SumOf<double> {
     using lane = double;
-    using sum = Vector<double>;
-    using words = Vector<double>;
+    using sum = Doubles;
+    using words = Doubles;
 };
 template <>
 struct SumOf<Int8Quad> {
@@ -66,10 +86,20 @@ struct SumOf<Int8Quad> {
     using words = Integers;
 };
 
-// With a panel of columns each, in registers.
-template <class Lane>
-constexpr int kRowsAtOnce = AAF_ROWS_AT_ONCE > 1 && sizeof(Lane) == 8 ? AAF_ROWS_AT_ONCE / 2
-                                                                      : AAF_ROWS_AT_ONCE;
+// How many rows, and how many columns of a panel, have their sums in registers at once, beside the
+// weights and the row's word they are multiplied by: all columns where there are 32 registers, two
+// registers of them where there are 16.
+#if defined(AAF_AVX512)
+template <class Word>
+constexpr int kRowsAtOnce = sizeof(Word) == 8 ? 6 : 12;
+template <class Word>
+constexpr int kColumnsAtOnce = kPanel;
+#else
+template <class Word>
+constexpr int kRowsAtOnce = __is_same(Word, Int8Quad) || __is_same(Word, BFloat16Pair) ? 4 : 6;
+template <class Word>
+constexpr int kColumnsAtOnce = 2 * AAF_REGISTER_BYTES / sizeof(typename SumOf<Word>::lane);
+#endif
 // Whether every other row's word is read anew for each vector of columns, by the multiplying
 // instruction itself where the compiler sees that it can, instead of once into a register. On Zen 4
 // bfloat16 products gain 3 % by it; with all rows' words in registers it loses cycles. Compilers
@@ -81,25 +111,29 @@ constexpr bool kReadAgain = false;
 #endif
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the way from memory, at the pace of few rows
 
-// sums[r][0..kPanel) += row r of x times the panel, for R rows; = where `first`.
+// sums[r][0..kColumnsAtOnce) += row r of x times as many columns of a panel, for R rows; = where
+// `first`.
 template <class Word, int R>
-inline void multiply_panel(const Word* x, int64_t stride, const Word* panel, int64_t depth,
-                           typename SumOf<Word>::lane* sums, int64_t sums_stride, bool first) {
-    using Lane = typename SumOf<Word>::lane;
-    typedef typename SumOf<Word>::sum Sum __attribute__((may_alias, aligned(4)));
-    typedef typename SumOf<Word>::words Words __attribute__((may_alias, aligned(4)));
-    constexpr int lanes = kLanes<Lane>, vectors = kPanel / lanes;
+inline __attribute__((always_inline)) void multiply_columns(const Word* x, int64_t stride,
+                                                            const Word* columns, int64_t depth,
+                                                            typename SumOf<Word>::lane* sums,
+                                                            int64_t sums_stride, bool first) {
+    using Sum = typename SumOf<Word>::sum;
+    using Words = typename SumOf<Word>::words;
+    constexpr int lanes = sizeof(Sum) / sizeof(typename SumOf<Word>::lane);
+    constexpr int vectors = kColumnsAtOnce<Word> / lanes;
+    constexpr int lines = sizeof(Sum) < 64 ? 64 / sizeof(Sum) : 1;  // vectors in a line of cache
     Sum sum[R][vectors];
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < vectors; ++j)
             sum[r][j] = first ? Sum{} : *(const Sum*)(sums + r * sums_stride + j * lanes);
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
-        const Word* words = panel + k * kPanel;
+        const Word* words = columns + k * kPanel;
         Words vector[vectors];
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; ++j) {
-            __builtin_prefetch((const char*)(words + j * lanes) + kPrefetch);
+            if (j % lines == 0) __builtin_prefetch((const char*)(words + j * lanes) + kPrefetch);
             vector[j] = *(const Words*)(words + j * lanes);
         }
 #pragma GCC unroll 16
@@ -116,8 +150,18 @@ inline void multiply_panel(const Word* x, int64_t stride, const Word* panel, int
         for (int j = 0; j < vectors; ++j) *(Sum*)(sums + r * sums_stride + j * lanes) = sum[r][j];
 }
 
+// The same for all kPanel columns of a panel.
+template <class Word, int R>
+inline void multiply_panel(const Word* x, int64_t stride, const Word* panel, int64_t depth,
+                           typename SumOf<Word>::lane* sums, int64_t sums_stride, bool first) {
+#pragma GCC unroll 1
+    for (int64_t column = 0; column < kPanel; column += kColumnsAtOnce<Word>)
+        multiply_columns<Word, R>(x, stride, panel + column, depth, sums + column, sums_stride,
+                                  first);
+}
+
 // The same for at most kRowsAtOnce rows.
-template <class Word, int R = kRowsAtOnce<typename SumOf<Word>::lane>>
+template <class Word, int R = kRowsAtOnce<Word>>
 inline void multiply_rows(int64_t rows, const Word* x, int64_t stride, const Word* panel,
                           int64_t depth, typename SumOf<Word>::lane* sums, int64_t sums_stride,
                           bool first) {

@@ -28,7 +28,7 @@ struct Unscale<T, Int8Quad> {
         return __builtin_convertvector(*(const Loose*)sums - too_much, Vector<float>) *
                (column_scale * row_scale[row]);
     }
-    Integers too_much;
+    VectorOf<float>::bits too_much;
     Vector<float> column_scale;
     const float* row_scale;
 };

@@ -127,7 +127,7 @@ inline void multiply_rows_in_tiles(Tiles& tiles, int64_t rows, const Word* x, in
             multiply_in_tiles<false>(x, stride, panel, whole, sums, sums_stride, first);
     }
     if (whole == depth) return;
-    constexpr int64_t step = kRowsAtOnce<typename SumOf<Word>::lane>;
+    constexpr int64_t step = kRowsAtOnce<Word>;
     for (int64_t r = 0; r < rows; r += step)
         multiply_rows(rows - r < step ? rows - r : step, x + r * stride + whole, stride,
                       panel + whole * kPanel, depth - whole, sums + r * sums_stride, sums_stride,
@@ -140,7 +140,7 @@ inline void multiply_rows_in_tiles(Tiles& tiles, int64_t rows, const Word* x, in
 // is one for such words.
 template <class Word, bool = kHasTiles<Word>>
 struct Multiplier {
-    static constexpr int64_t kRows = kRowsAtOnce<typename SumOf<Word>::lane>;
+    static constexpr int64_t kRows = kRowsAtOnce<Word>;
     static constexpr int64_t kManyBlocks = 5;    // from so many on, weights are fetched ahead
     static constexpr int64_t kDepthBlock = 384;  // of weights: stays in cache for a chunk of rows
     template <class... Args>
