@@ -104,7 +104,7 @@ sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, a
 	    --target build/sanitized .
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
 	    $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	    PYTHONPATH=build/sanitized OMP_NUM_THREADS=2 \
+	    PYTHONPATH=build/sanitized OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
 	    $(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider -k "cpp or native" \
 	    tests/ops/test_operators.py tests/parity/test_engine_parity.py tests/native $(ARGS)
 
