@@ -117,12 +117,13 @@ inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t co
         store_weights(weight, words + (__is_same(Word, A) ? j : j / 2));
         return weight;
     };
-    Vector<A> even = {}, odd = {};
-    for (int64_t j = 0; j < columns; j += 2 * lanes) {
-        even += weight(j);
-        odd += weight(j + lanes);
+    Sums<A> even, odd;
+    for (int64_t j = 0; j < columns; j += 2 * even.kAllLanes) {
+        even.add(j, weight);
+        odd.add(j + even.kAllLanes, weight);
     }
-    total = total * step.rescale + sum_of_lanes<A>(even + odd);
+    even.add(odd);
+    total = total * step.rescale + even.total();
     return step.rescale;
 }
 

@@ -5,30 +5,29 @@
 // who computes it.
 #pragma once
 
-// What one register holds: sums stay in registers only as vectors of that size.
-typedef float Floats __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(4)));
-typedef double Doubles __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(8)));
-typedef int32_t Integers __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(4)));
 typedef int16_t Shorts __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(2)));
 
 // acc + x w for a word of a row, the same for all columns, and the words of a register of columns.
-inline __attribute__((always_inline)) Floats multiply_add(Floats acc, float x, Floats w) {
+inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> acc, float x,
+                                                                 Vector<float> w) {
     return acc + x * w;
 }
 
-inline __attribute__((always_inline)) Doubles multiply_add(Doubles acc, double x, Doubles w) {
+inline __attribute__((always_inline)) Vector<double> multiply_add(Vector<double> acc, double x,
+                                                                  Vector<double> w) {
     return acc + x * w;
 }
 
-inline __attribute__((always_inline)) Floats multiply_add(Floats acc, BFloat16Pair x, Integers w) {
+inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> acc, BFloat16Pair x,
+                                                                 Integers w) {
 #if defined(AAF_DOT_INSTRUCTIONS)
-    return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x.bits)),
-                                    (__m512bh)w);
+    return (Vector<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x.bits)),
+                                           (__m512bh)w);
 #else
     constexpr int32_t high = int32_t(0xFFFF0000);
     const Integers both = Integers{} + int32_t(x.bits);
-    acc += (Floats)(both << 16) * (Floats)(w << 16);
-    return acc + (Floats)(both & high) * (Floats)(w & high);
+    acc += (Vector<float>)(both << 16) * (Vector<float>)(w << 16);
+    return acc + (Vector<float>)(both & high) * (Vector<float>)(w & high);
 #endif
 }
 
@@ -64,20 +63,20 @@ inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Qu
 template <class Word>
 struct SumOf {
     using lane = float;
-    using sum = Floats;
+    using sum = Vector<float>;
     using words = Integers;
 };
 template <>
 struct SumOf<float> {
     using lane = float;
-    using sum = Floats;
-    using words = Floats;
+    using sum = Vector<float>;
+    using words = Vector<float>;
 };
 template <>
 struct SumOf<double> {
     using lane = double;
-    using sum = Doubles;
-    using words = Doubles;
+    using sum = Vector<double>;
+    using words = Vector<double>;
 };
 template <>
 struct SumOf<Int8Quad> {

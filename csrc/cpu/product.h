@@ -17,18 +17,17 @@ struct Unscale {
 };
 template <class T>
 struct Unscale<T, Int8Quad> {
-    typedef int32_t Loose __attribute__((vector_size(64), may_alias, aligned(4)));
     Unscale(const Product<T, Int8Quad>& args, int64_t column)
         // The rows' 128 too much, times the weights.
-        : too_much(128 * *(const Loose*)(args.column_sum + column)),
+        : too_much(128 * *(const Integers*)(args.column_sum + column)),
           column_scale(load_vector(args.column_scale + column)),
           row_scale(args.row_scale) {}
     inline __attribute__((always_inline)) Vector<float> operator()(const int32_t* sums,
                                                                    int64_t row) const {
-        return __builtin_convertvector(*(const Loose*)sums - too_much, Vector<float>) *
+        return __builtin_convertvector(*(const Integers*)sums - too_much, Vector<float>) *
                (column_scale * row_scale[row]);
     }
-    VectorOf<float>::bits too_much;
+    Integers too_much;
     Vector<float> column_scale;
     const float* row_scale;
 };

@@ -1,23 +1,25 @@
-// Vectors of 64 bytes by the compiler's own extension: one register under AVX-512, two under AVX2,
-// four under SSE2. Included by each instruction set's own translation unit inside its namespace, so
-// that no function of one is ever linked into another.
+// Vectors by the compiler's own extension, each of one register: of 64 bytes under AVX-512, 32
+// under AVX2, 16 elsewhere. (Wider ones the compiler keeps in memory.) Included by each instruction
+// set's own translation unit inside its namespace, so that no function of one is ever linked into
+// another.
 #pragma once
 
 template <class A>
 struct VectorOf;
 template <>
 struct VectorOf<float> {
-    typedef float type __attribute__((vector_size(64), may_alias, aligned(4)));
-    typedef int32_t bits __attribute__((vector_size(64)));
+    typedef float type __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(4)));
+    typedef int32_t bits __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(4)));
 };
 template <>
 struct VectorOf<double> {
-    typedef double type __attribute__((vector_size(64), may_alias, aligned(8)));
+    typedef double type __attribute__((vector_size(AAF_REGISTER_BYTES), may_alias, aligned(8)));
 };
 template <class A>
 using Vector = typename VectorOf<A>::type;
 template <class A>
-constexpr int kLanes = 64 / sizeof(A);
+constexpr int kLanes = AAF_REGISTER_BYTES / sizeof(A);
+typedef VectorOf<float>::bits Integers;
 
 template <class A>
 inline __attribute__((always_inline)) Vector<A> load_vector(const A* from) {
@@ -47,8 +49,9 @@ inline __attribute__((always_inline)) Vector<float> load_lanes(const BFloat16* f
     const __m512i bits = _mm512_maskz_cvtepu16_epi32(kAllFloats, stored);
     return (Vector<float>)_mm512_maskz_slli_epi32(kAllFloats, bits, 16);
 #else
-    typedef uint16_t Stored __attribute__((vector_size(32), may_alias, aligned(2)));
-    typedef uint32_t Bits __attribute__((vector_size(64)));
+    typedef uint16_t Stored
+        __attribute__((vector_size(AAF_REGISTER_BYTES / 2), may_alias, aligned(2)));
+    typedef uint32_t Bits __attribute__((vector_size(AAF_REGISTER_BYTES)));
     return (Vector<float>)(__builtin_convertvector(*reinterpret_cast<const Stored*>(from), Bits)
                            << 16);
 #endif
@@ -63,8 +66,9 @@ inline __attribute__((always_inline)) void store_lanes(Vector<float> value, floa
     store_vector<float>(value, to);
 }
 inline __attribute__((always_inline)) void store_lanes(Vector<float> value, BFloat16* to) {
-    typedef uint32_t Bits __attribute__((vector_size(64)));
-    typedef uint16_t Stored __attribute__((vector_size(32), may_alias, aligned(2)));
+    typedef uint32_t Bits __attribute__((vector_size(AAF_REGISTER_BYTES)));
+    typedef uint16_t Stored
+        __attribute__((vector_size(AAF_REGISTER_BYTES / 2), may_alias, aligned(2)));
     const Bits bits = (Bits)value;
     const Bits rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
     const Bits result = value != value ? Bits{} + 0x7FC0u : rounded;
@@ -136,52 +140,104 @@ inline __attribute__((always_inline)) void store_every_other(const BFloat16* x, 
     for (; i < count; ++i) to[2 * i] = x[i];
 }
 
-// f of all lanes: of the lower and upper half of them, then of the halves of that, and so on.
+// f of all lanes of a register: of the lower and upper half of them, then of the halves of that,
+// and so on.
 template <class F>
 inline __attribute__((always_inline)) float fold(Vector<float> v, const F& f) {
-    typedef float Eight __attribute__((vector_size(32)));
     typedef float Four __attribute__((vector_size(16)));
+#if AAF_REGISTER_BYTES == 16
+    const Four four = v;
+#else
+    typedef float Eight __attribute__((vector_size(32)));
+#if AAF_REGISTER_BYTES == 32
+    const Eight eight = v;
+#else
     const Eight eight = f(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
                           __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+#endif
     const Four four = f(__builtin_shufflevector(eight, eight, 0, 1, 2, 3),
                         __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+#endif
     const Four two = f(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
     return f(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];
 }
 template <class F>
 inline __attribute__((always_inline)) double fold(Vector<double> v, const F& f) {
+    typedef double Two __attribute__((vector_size(16)));
+#if AAF_REGISTER_BYTES == 16
+    const Two two = v;
+#else
     typedef double Four __attribute__((vector_size(32)));
+#if AAF_REGISTER_BYTES == 32
+    const Four four = v;
+#else
     const Four four =
         f(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7));
-    const Four two = f(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
-    return f(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];
-}
-template <class A>
-inline __attribute__((always_inline)) A sum_of_lanes(Vector<A> v) {
-    return fold(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+#endif
+    const Two two =
+        f(__builtin_shufflevector(four, four, 0, 1), __builtin_shufflevector(four, four, 2, 3));
+#endif
+    return f(two, __builtin_shufflevector(two, two, 1, 1))[0];
 }
 template <class A>
 inline __attribute__((always_inline)) A largest_lane(Vector<A> v) {
     return fold(v, [](auto a, auto b) __attribute__((always_inline)) { return larger(a, b); });
 }
 
-// The sum over `count` elements of term(i, lanes). The lanes are summed pairwise in an order of its
-// own, so the result, and its error, are the same for every instruction set.
+// A sum in 64 bytes of lanes, in as many registers as that takes: its order, and with it its error,
+// is the same for every instruction set.
+template <class A>
+struct Sums {
+    static constexpr int kParts = 64 / AAF_REGISTER_BYTES;
+    static constexpr int64_t kAllLanes = kParts * kLanes<A>;
+    Vector<A> parts[kParts] = {};
+
+    // Adds term(i) for each register from element `first` on.
+    template <class Term>
+    inline __attribute__((always_inline)) void add(int64_t first, const Term& term) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) parts[p] += term(first + p * kLanes<A>);
+    }
+    inline __attribute__((always_inline)) void add(const Sums& other) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) parts[p] += other.parts[p];
+    }
+    // The lower and upper half of all lanes, then the halves of that, and so on.
+    inline __attribute__((always_inline)) A total() const {
+        const auto sum = [](auto a, auto b) __attribute__((always_inline)) { return a + b; };
+        if constexpr (kParts == 1)
+            return fold(parts[0], sum);
+        else if constexpr (kParts == 2)
+            return fold(parts[0] + parts[1], sum);
+        else
+            return fold((parts[0] + parts[2]) + (parts[1] + parts[3]), sum);
+    }
+};
+
+// The sum over `count` elements of term(i, lanes).
 template <class A, class Term>
 inline __attribute__((always_inline)) A sum_of(int64_t count, const Term& term) {
-    Vector<A> even = {}, odd = {};
+    constexpr int64_t step = Sums<A>::kAllLanes;
+    const auto of_lanes = [&](int64_t i)
+                              __attribute__((always_inline)) { return term(i, AllLanes<A>()); };
+    Sums<A> even, odd;
     int64_t i = 0;
-    for (; i + 2 * kLanes<A> <= count; i += 2 * kLanes<A>) {
-        even += term(i, AllLanes<A>());
-        odd += term(i + kLanes<A>, AllLanes<A>());
+    for (; i + 2 * step <= count; i += 2 * step) {
+        even.add(i, of_lanes);
+        odd.add(i + step, of_lanes);
     }
-    if (i + kLanes<A> <= count) {
-        even += term(i, AllLanes<A>());
-        i += kLanes<A>;
+    if (i + step <= count) {
+        even.add(i, of_lanes);
+        i += step;
     }
-    even += odd;
-    for (int lane = 0; i < count; ++i, ++lane) even[lane] += term(i, OneLane<A>());
-    return sum_of_lanes<A>(even);
+    even.add(odd);
+    if (i < count) {
+        A lanes[step];
+        __builtin_memcpy(lanes, even.parts, sizeof lanes);
+        for (int lane = 0; i < count; ++i, ++lane) lanes[lane] += term(i, OneLane<A>());
+        __builtin_memcpy(even.parts, lanes, sizeof lanes);
+    }
+    return even.total();
 }
 
 template <class A>
@@ -215,7 +271,6 @@ inline __attribute__((always_inline)) Vector<float> exp_nonpositive(Vector<float
     const Vector<float> n = (Vector<float>)_mm512_maskz_roundscale_ps(
         kAllFloats, (__m512)(x * log2_e), _MM_FROUND_TO_NEAREST_INT);
 #else
-    typedef VectorOf<float>::bits Bits;
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const Vector<float> shifted = x * log2_e + shift;
     const Vector<float> n = shifted - shift;
@@ -239,7 +294,7 @@ inline __attribute__((always_inline)) Vector<float> exp_nonpositive(Vector<float
 #if defined(AAF_AVX512)
     return (Vector<float>)_mm512_maskz_scalef_ps(kAllFloats, (__m512)y, (__m512)n);
 #else
-    const Bits exponent = ((Bits)shifted + 127) << 23;
+    const Integers exponent = ((Integers)shifted + 127) << 23;
     return y * (Vector<float>)exponent;
 #endif
 }

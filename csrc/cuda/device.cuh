@@ -13,18 +13,28 @@
 
 namespace albert_act_fast::cuda {
 
-// Ordered with all memory accesses, by whatever thread, that the other side's access is ordered
-// with. `volatile` and the memory clobber keep the compiler from moving accesses across.
-__device__ __forceinline__ uint64_t load_acquire(const uint64_t* from) {
+// Relaxed: whole, and seen by all blocks, but with nothing else ordered around it.
+__device__ __forceinline__ uint64_t load_relaxed(const uint64_t* from) {
     uint64_t value;
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
     return value;
 }
 
-__device__ __forceinline__ void store_release(uint64_t* to, uint64_t value) {
-    asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+__device__ __forceinline__ void store_relaxed(uint64_t* to, uint64_t value) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
+__device__ __forceinline__ uint64_t add_relaxed(uint64_t* to, uint64_t value) {
+    uint64_t before;
+    asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;"
+                 : "=l"(before)
+                 : "l"(to), "l"(value)
+                 : "memory");
+    return before;
+}
+
+// Ordered with all memory accesses, by whatever thread, that another one's is ordered with.
+// `volatile` and the memory clobber keep the compiler from moving accesses across.
 __device__ __forceinline__ uint64_t add_acquire_release(uint64_t* to, uint64_t value) {
     uint64_t before;
     asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;"

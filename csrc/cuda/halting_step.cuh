@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
     uint64_t* const ticket = args.workspace;
     uint64_t* const finished = args.workspace + 1;
     uint64_t* const status = args.workspace + kHaltingWorkspaceHeader;
-    if (threadIdx.x == 0) shared.tile = int64_t(add_acquire_release(ticket, 1));
+    if (threadIdx.x == 0) shared.tile = int64_t(add_relaxed(ticket, 1));
     __syncthreads();
 
     const int64_t tile = shared.tile, first = tile * L::kRows;
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
     if (threadIdx.x == 0) shared.is_last = int64_t(add_acquire_release(finished, 1)) == tiles - 1;
     __syncthreads();
     if (!shared.is_last) return;
-    const uint64_t all = load_acquire(status + tiles - 1);
+    const uint64_t all = load_relaxed(status + tiles - 1);
     if (Status::count(all) > 0 && !Status::asking(all)) finish_rows<L>(args, Status::count(all));
     __syncthreads();
     for (int64_t i = threadIdx.x; i < tiles; i += kThreads) status[i] = 0;

@@ -99,14 +99,18 @@ inline int __popc(unsigned bits) {
 
 namespace albert_act_fast::cuda {
 
-inline uint64_t load_acquire(const uint64_t* from) {
+inline uint64_t load_relaxed(const uint64_t* from) {
     simt::maybe_pause();
-    return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(from, __ATOMIC_RELAXED);
 }
 inline void hold(uint4&) {}
-inline void store_release(uint64_t* to, uint64_t value) {
+inline void store_relaxed(uint64_t* to, uint64_t value) {
     simt::maybe_pause();
-    __atomic_store_n(to, value, __ATOMIC_RELEASE);
+    __atomic_store_n(to, value, __ATOMIC_RELAXED);
+}
+inline uint64_t add_relaxed(uint64_t* to, uint64_t value) {
+    simt::maybe_pause();
+    return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 inline uint64_t add_acquire_release(uint64_t* to, uint64_t value) {
     simt::maybe_pause();

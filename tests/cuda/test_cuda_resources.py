@@ -32,12 +32,17 @@ def test_machine_code(target):
     assert len(measured) == len(table)
     for name, text in code.items():
         found = tokens(text)
-        assert unordered(found) == [], name
         assert waits_between_rows(name, text) is None
+        relaxed = ()
         if "halting_step" in name:
-            # The ticket and the mark of a finished block; the two statuses of a tile; a status that
-            # is looked at, by the next tiles and by the last block.
-            assert [found.count(kind) for kind in ("atomic", "publish", "ask")] == [2, 2, 2]
+            # The ticket and the mark of a finished block, which alone is for what others wrote; the
+            # two statuses of a tile; those that are looked at: eight, the same once more where they
+            # have to be waited for, and by the last block one.
+            assert [found.count(kind) for kind in ("atomic", "publish", "ask")] == [2, 2, 17]
+            assert found.count("release") == 1
+            found.remove("atomic")
+            relaxed = ("publish", "ask")
+        assert unordered(found, relaxed) == [], name
     assert worse(table, measured, exactly=release() == RELEASE) == []
 
 

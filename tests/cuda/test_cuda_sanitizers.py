@@ -106,8 +106,8 @@ FAULTS = {
     ),
     "no barrier after the ticket": Fault(
         "cuda/halting_step.cuh",
-        "shared.tile = int64_t(add_acquire_release(ticket, 1));\n    __syncthreads();",
-        "shared.tile = int64_t(add_acquire_release(ticket, 1));",
+        "shared.tile = int64_t(add_relaxed(ticket, 1));\n    __syncthreads();",
+        "shared.tile = int64_t(add_relaxed(ticket, 1));",
         "thread", "ThreadSanitizer",
     ),
     "no barrier before the flags are read": Fault(
@@ -124,13 +124,13 @@ FAULTS = {
     ),
     "no ticket: tiles are numbered as blocks are": Fault(
         "cuda/halting_step.cuh",
-        "shared.tile = int64_t(add_acquire_release(ticket, 1));",
+        "shared.tile = int64_t(add_relaxed(ticket, 1));",
         "shared.tile = int64_t(blockIdx.x);",
         "none", "threads wait for what never comes",
     ),
     "a running sum is never published": Fault(
         "cuda/look_back.cuh",
-        "store_release(status + tile, Status::word(Status::kRunning,",
+        "store_relaxed(status + tile, Status::word(Status::kRunning,",
         "static_cast<void>(Status::word(Status::kRunning,",
         "none", "threads wait for what never comes",
     ),

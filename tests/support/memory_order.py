@@ -11,7 +11,7 @@ rule of thumb, which holds for what the compilers make today.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from albert_act_fast.kernels.launch_tables import dependent_launch
 
@@ -69,16 +69,16 @@ def _first(found: Iterable[str], of: str) -> str | None:
     return next((token for token in found if token in of.split()), None)
 
 
-def unordered(found: list[str], relaxed: bool = False) -> list[str]:
-    """Where other programs may not see what they should; `found`: of `tokens`. `relaxed`: the
-    kernel's atomic operations are sums for a later launch, and need no order."""
+def unordered(found: list[str], relaxed: Container[str] = ()) -> list[str]:
+    """Where other programs may not see what they should; `found`: of `tokens`. `relaxed`:
+    kinds of access that tell others nothing but the one word they are to, and need no order."""
     problems = []
     accesses = "load store ask publish atomic leaves"
     for place, token in enumerate(found):
         before, after = found[:place][::-1], found[place + 1 :]
         if token == "narrow":
             problems.append("a scope narrower than the GPU")
-        if relaxed and token == "atomic":
+        if token in relaxed:
             continue
         if token in ("atomic", "publish") and _first(before, "release " + accesses) != "release":
             problems.append(f"no fence before {token}")
