@@ -78,8 +78,8 @@ int64_t kernel_rows(ScalarType dtype) {
     constexpr int64_t all = std::numeric_limits<int64_t>::max();
     static const bool amd = is_amd(), amx = has_amx_bf16();
     if (dtype == ScalarType::Float) {
-        if (set == "portable" || set == "avx2") return 8;
-        return amd ? all : 32;
+        if (set == "portable") return 8;
+        return amd ? all : set == "avx2" ? 8 : 32;
     }
     if (set == "amx") return all;
     if (set != "avx512_vnni") return 4;

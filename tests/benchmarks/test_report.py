@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +102,8 @@ class StatedSeconds:
 
     def timed(self, variant, seconds):
         def prepare(model, batch, folder):
-            call = variant.prepare(model, batch, folder)
+            # What a call takes is stated, so that it need not be made again and again.
+            call = functools.cache(variant.prepare(model, batch, folder))
 
             def run():
                 self.spend(seconds[variant.name.split()[0]] * self.chooser.uniform(0.9, 1.1))

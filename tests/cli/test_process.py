@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from support import forked
 
 
 def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
@@ -24,7 +25,8 @@ def test_depth_from_another_folder(checkpoint, tmp_path):
 
 
 def test_hub_name_without_network(tmp_path):
-    result = run("depth", "so", "--model", "asi/albert-act-none", env={"HF_HOME": str(tmp_path)})
+    code = forked.command("depth", "so", "--model", "asi/albert-act-none")
+    result = forked.run(code, HF_HOME=str(tmp_path))
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert "--model: got 'asi/albert-act-none' (no folder here, so a hub name)" in result.stderr
@@ -32,14 +34,15 @@ def test_hub_name_without_network(tmp_path):
 
 def test_libraries_add_no_line_of_their_own_to_an_error(checkpoint):
     # Longer than the tokenizer's own limit too, of which transformers warns.
-    result = run("depth", "word " * 600, "--model", checkpoint)
+    result = forked.run(forked.command("depth", "word " * 600, "--model", checkpoint))
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "TEXT 1: got over 40 tokens, expected at most 40" in result.stderr
 
 
 def test_output_in_an_encoding_without_blocks(checkpoint):
-    result = run("depth", "so", "--model", checkpoint, env={"PYTHONIOENCODING": "ascii"})
+    code = forked.command("depth", "so", "--model", checkpoint)
+    result = forked.run(code, PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, "")
     assert "#" in result.stdout
     assert r"\u2581so" in result.stdout
@@ -49,14 +52,12 @@ def test_output_in_an_encoding_without_blocks(checkpoint):
 def test_terminated_encode_leaves_nothing(checkpoint, tmp_path):
     (tmp_path / "texts.txt").write_text("so\n")
     code = (
-        "import os, signal, sys\n"
-        "from albert_act_fast.cli import start\n"
+        "import os, signal\n"
         "from albert_act_fast.text import encoder\n"
         "encoder.encode_packed = lambda *args, **kw: os.kill(os.getpid(), signal.SIGTERM)\n"
-        f"sys.argv[1:] = ['encode', 'texts.txt', '-o', 'x.npy', '--model', {str(checkpoint)!r}]\n"
-        "start.main()\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    code += forked.command("encode", "texts.txt", "-o", "x.npy", "--model", checkpoint)
+    result = forked.run(code, cwd=tmp_path)
     assert result.returncode == 128 + signal.SIGTERM
     assert os.listdir(tmp_path) == ["texts.txt"]
 

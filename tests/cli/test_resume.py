@@ -8,11 +8,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from support import forked
 
 from albert_act_fast.cli import embeddings_file
 from albert_act_fast.cli import encode as encode_command
@@ -48,8 +48,8 @@ def arguments(texts, checkpoint, tmp_path):
 
 
 _KILLED = """
-import os, sys
-from albert_act_fast.cli import encode, part, start
+import os
+from albert_act_fast.cli import encode, part
 encode._WINDOW = {window}
 checkpoint, calls = part.Part.checkpoint, []
 def and_then(self, note):
@@ -58,16 +58,12 @@ def and_then(self, note):
     if len(calls) == {after}:
         os.kill(os.getpid(), {number})
 part.Part.checkpoint = and_then
-sys.argv[1:] = {arguments!r}
-start.main()
 """
 
 
 def kill(arguments: list, number: int, after: int) -> subprocess.CompletedProcess:
-    code = _KILLED.format(
-        window=WINDOW, number=int(number), after=after, arguments=[str(a) for a in arguments]
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    code = _KILLED.format(window=WINDOW, number=int(number), after=after)
+    return forked.run(code + forked.command(*arguments))
 
 
 @pytest.fixture
@@ -135,19 +131,13 @@ def test_a_full_disk_and_resumed(command, error, arguments, monkeypatch, tmp_pat
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_too_little_space_is_found_before_the_work(arguments, computed, tmp_path, suffix):
-    import resource
-
     code = (
-        "import resource, sys\n"
+        "import resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from albert_act_fast.cli import start\n"
         "from albert_act_fast.text import encoder\n"
         "encoder.encode_packed = None\n"
-        f"sys.argv[1:] = {[str(a) for a in arguments('x' + suffix)]!r}\n"
-        "start.main()\n"
     )
-    del resource
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    result = forked.run(code + forked.command(*arguments("x" + suffix)))
     assert (result.returncode, result.stdout) == (1, ""), result.stderr
     (line,) = result.stderr.splitlines()
     assert "which cannot be written: File too large" in line

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from support import forked
 
 COMMAND = [sys.executable, "-m", "albert_act_fast"]
 
@@ -87,34 +88,28 @@ def test_every_name_of_the_package_is_there():
 
 
 class TestClosedStreams:
-    @staticmethod
-    def closing(number: int):
-        return lambda: os.close(number)
-
     @pytest.mark.parametrize("args", [["depth", "so"], ["info"]])
     def test_output(self, args):
-        result = run(*args, stdout=None, preexec_fn=self.closing(1))
+        result = forked.run(forked.command(*args), closed=1)
         assert result.returncode == 1
         assert "standard output is closed" in only_line(result)
 
     def test_output_that_is_not_needed(self, checkpoint, tmp_path):
         (tmp_path / "x.txt").write_text("so\n")
-        args = ["encode", "x.txt", "-o", "x.npy", "--model", checkpoint]
-        result = run(*args, stdout=None, preexec_fn=self.closing(1), cwd=tmp_path)
+        code = forked.command("encode", "x.txt", "-o", "x.npy", "--model", checkpoint)
+        result = forked.run(code, closed=1, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert sorted(os.listdir(tmp_path)) == ["x.npy", "x.txt"]
 
     @pytest.mark.parametrize("args", [["depth"], ["classify", "-"]])
     def test_input(self, args):
-        result = run(*args, stdin=None, preexec_fn=self.closing(0))
+        result = forked.run(forked.command(*args), closed=0)
         assert result.returncode == 2
         assert "standard input is closed" in only_line(result)
 
     def test_errors(self, tmp_path):
         """Nobody sees the message, but the status says it."""
-        result = subprocess.run(
-            [*COMMAND, "depth", "--file", "none"], cwd=tmp_path, preexec_fn=self.closing(2)
-        )
+        result = forked.run(forked.command("depth", "--file", "none"), closed=2, cwd=tmp_path)
         assert result.returncode == 2
 
 
@@ -122,7 +117,7 @@ class TestClosedStreams:
 @pytest.mark.parametrize("args", [["depth", "so"], ["depth", "--json", "so"], ["--version"]])
 def test_output_on_a_full_disk(args):
     with open("/dev/full", "w") as full:
-        result = run(*args, stdout=full)
+        result = forked.run(forked.command(*args), stdout=full)
     assert result.returncode == 1
     assert only_line(result).endswith("standard output: cannot be written: No space left on device")
 
@@ -174,13 +169,9 @@ def test_memory_that_cannot_be_had(tmp_path, checkpoint, when):
         "from shared object: Cannot allocate memory')\n"
         "sys.meta_path.insert(0, Finder())\n",
     }[when]
-    code = (
-        f"import sys\n{raises}"
-        f"sys.argv = ['albert-act-fast', 'encode', 'x.txt', '-o', 'x.npy', '--model', "
-        f"{str(checkpoint)!r}]\n"
-        "from albert_act_fast.cli.start import main\nmain()\n"
-    )
-    result = run(code=code, cwd=tmp_path)
+    code = f"import sys\n{raises}"
+    code += forked.command("encode", "x.txt", "-o", "x.npy", "--model", checkpoint)
+    result = run(code=code, cwd=tmp_path) if when == "import" else forked.run(code, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert "out of memory" in only_line(result)
     assert "--batch-size" in only_line(result)

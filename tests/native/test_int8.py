@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from support.instruction_sets import run_under
+from support.instruction_sets import run_tests_under
 from support.models import mask_of, random_batch, random_lengths, random_model
 from torch import nn
 
@@ -93,7 +93,7 @@ def test_the_rounding_is_that_of_rows_and_outputs(hidden_act, intermediate_size)
 def test_the_rounding_without_bfloat16(pytestconfig):
     tests = ["tests/native/test_int8.py", "-k", "that_of_rows_and_outputs"]
     for name in ("avx512", "portable"):
-        assert "8 passed" in run_under(name, ["-m", "pytest", "-q", *tests], pytestconfig)
+        assert "8 passed" in run_tests_under(name, tests, pytestconfig)
 
 
 @torch.no_grad()

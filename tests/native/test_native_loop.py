@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from support.instruction_sets import run_under
+from support import forked
+from support.instruction_sets import run_tests_under, run_under
 from support.models import mask_of, random_batch, random_lengths, random_model
 
 from albert_act_fast import native, ops
@@ -204,8 +201,6 @@ import sys
 import torch
 sys.path[:0] = ["tests", "benchmarks"]
 from support.models import mask_of, random_batch, random_lengths, random_model
-from albert_act_fast import native, ops
-assert native.instruction_set() == sys.argv[1], native.instruction_set()
 for positions in ("absolute", "relative_key_query"):
     for size in ("odd", "even", "one column a head", "tiles and more"):
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
@@ -238,8 +233,6 @@ sys.path[:0] = ["tests", "benchmarks"]
 from support.huge_scores import check_huge_scores, with_huge_scores
 from support.operator_parity import apply
 from suite.operator_calls import MAKERS, RAGGED, Maker
-from albert_act_fast import native
-assert native.instruction_set() == sys.argv[1], native.instruction_set()
 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
     for distances in ("absolute", "relative_key", "relative_key_query"):
         for lengths in (*RAGGED.values(), [600]):  # of more than one block of keys
@@ -258,19 +251,19 @@ every_instruction_set = pytest.mark.parametrize(
 
 @every_instruction_set
 def test_every_instruction_set(name, pytestconfig):
-    run_under(name, ["-c", _UNDER, name], pytestconfig)
+    run_under(name, _UNDER, pytestconfig)
 
 
 @every_instruction_set
 def test_huge_scores_under_every_instruction_set(name, pytestconfig):
-    run_under(name, ["-c", _HUGE, name], pytestconfig)
+    run_under(name, _HUGE, pytestconfig)
 
 
 @pytest.mark.slow
 @every_instruction_set
 def test_no_batch_changes_a_bit_under_every_instruction_set(name, pytestconfig):
     tests = ["tests/native/test_encoder.py", "-k", "whatever_stands_beside"]
-    assert "4 passed" in run_under(name, ["-m", "pytest", "-q", *tests], pytestconfig)
+    assert "4 passed" in run_tests_under(name, tests, pytestconfig)
 
 
 _INT8_BITS = """
@@ -278,8 +271,6 @@ import hashlib, sys
 import torch
 sys.path[:0] = ["tests"]
 from support.models import mask_of, random_batch, random_model
-from albert_act_fast import native
-assert native.instruction_set() == sys.argv[1], native.instruction_set()
 digest = hashlib.sha256()
 # Heads and sequences too small for a tile: of bfloat16 attention the last bits differ.
 for hidden, wide, heads in ((48, 64, 4), (128, 256, 8), (200, 308, 10), (268, 77, 67)):
@@ -296,21 +287,13 @@ print(digest.hexdigest())
 
 def test_a_matrix_unit_gives_int8_products_the_same_bits(pytestconfig):
     """Their sums are exact, whatever is left over of whole tiles, in rows and in depth."""
-    found = [
-        run_under(name, ["-c", _INT8_BITS, name], pytestconfig) for name in ("amx", "avx512_vnni")
-    ]
+    found = [run_under(name, _INT8_BITS, pytestconfig) for name in ("amx", "avx512_vnni")]
     assert found[0] == found[1]
 
 
-def test_an_instruction_set_that_does_not_exist_is_reported(pytestconfig):
+def test_an_instruction_set_that_does_not_exist_is_reported():
     code = "from albert_act_fast import native; print(native.instruction_set())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"ALBERT_ACT_FAST_INSTRUCTION_SET": "avx3"},
-        cwd=pytestconfig.rootpath,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forked.run(code, ALBERT_ACT_FAST_INSTRUCTION_SET="avx3")
+    assert done.returncode == 0
     assert "got avx3, expected portable, avx2, avx512, avx512_vnni or amx" in done.stderr
     assert done.stdout.strip() in ("portable", "avx2", "avx512", "avx512_vnni", "amx")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
+from support import forked
 from support.engines import ON_CPU
 from support.models import mask_of, random_batch, random_model
 
@@ -263,5 +262,5 @@ from albert_act_fast import AlbertActConfig, AlbertActModel
 config = AlbertActConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, intermediate_size=8)
 print(AlbertActModel(config).eval().explain_implementation("torch"))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = forked.run(code)
     assert done.stdout.startswith("torch (asked for)"), done.stderr
