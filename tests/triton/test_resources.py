@@ -16,6 +16,8 @@ from support.triton_resources import TABLE, TARGETS, compile_all, launches
 from albert_act_fast.ops import triton_ops
 
 MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention")
+# Of 16 and of 32 bits; one with split products, and the one that takes the most registers.
+FEW_CASES = ("base, bfloat16, 64 rows", "4096 wide, float32, 8192 rows")
 PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
 
 pytestmark = [
@@ -35,11 +37,19 @@ def tensor_cores_in_float32(row: Resources) -> bool:
     return row.matrix > 0 and ", float32" in row.case and row.target.startswith("sm_")
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_machine_code(target):
+# Compiling all for one takes half a minute, so that only one is asked of every run.
+@pytest.mark.parametrize(
+    ("target", "cases"),
+    [
+        pytest.param(target, (), id=target, marks=pytest.mark.slow if target != "sm_90" else ())
+        for target in TARGETS
+    ]
+    + [pytest.param(t, FEW_CASES, id=f"{t}, few") for t in TARGETS if t != "sm_90"],
+)
+def test_machine_code(target, cases):
     """Another Triton than the pinned one may allocate other registers, but must not spill."""
     table = [row for row in read_table(TABLE) if row.target == target]
-    compiled = compile_all(target)
+    compiled = compile_all(target, cases)
     measured = [kernel.resources for kernel in compiled]
     # The launches are as they are with PyTorch's float32 left at "ieee".
     assert [row for row in measured if tensor_cores_in_float32(row)] == []
