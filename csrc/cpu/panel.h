@@ -18,18 +18,13 @@ inline __attribute__((always_inline)) Vector<double> multiply_add(Vector<double>
     return acc + x * w;
 }
 
+#if defined(AAF_DOT_INSTRUCTIONS)
 inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> acc, BFloat16Pair x,
                                                                  Integers w) {
-#if defined(AAF_DOT_INSTRUCTIONS)
     return (Vector<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x.bits)),
                                            (__m512bh)w);
-#else
-    constexpr int32_t high = int32_t(0xFFFF0000);
-    const Integers both = Integers{} + int32_t(x.bits);
-    acc += (Vector<float>)(both << 16) * (Vector<float>)(w << 16);
-    return acc + (Vector<float>)(both & high) * (Vector<float>)(w & high);
-#endif
 }
+#endif
 
 #if !defined(AAF_DOT_INSTRUCTIONS)
 // Of neighbours, the product of the one and of the other, added up.
@@ -59,31 +54,48 @@ inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Qu
 #endif
 }
 
-// What a word's products are summed up in.
+// What a word's products are summed up in, and the factors that a word of a row is multiplied as:
+// itself, or, of bfloat16 without an instruction for it, two of float32, one after the other. Rows
+// come as such (Multiplier in tiles.h): to make a word float32 anew for every register of columns
+// takes longer than to multiply by it.
 template <class Word>
 struct SumOf {
+    using lane = Word;
+    using sum = Vector<Word>;
+    using words = Vector<Word>;
+    using factor = Word;
+    static constexpr int factors = 1;
+};
+template <>
+struct SumOf<BFloat16Pair> {
     using lane = float;
     using sum = Vector<float>;
     using words = Integers;
-};
-template <>
-struct SumOf<float> {
-    using lane = float;
-    using sum = Vector<float>;
-    using words = Vector<float>;
-};
-template <>
-struct SumOf<double> {
-    using lane = double;
-    using sum = Vector<double>;
-    using words = Vector<double>;
+#if defined(AAF_DOT_INSTRUCTIONS)
+    using factor = BFloat16Pair;
+    static constexpr int factors = 1;
+#else
+    using factor = float;
+    static constexpr int factors = 2;
+#endif
 };
 template <>
 struct SumOf<Int8Quad> {
     using lane = int32_t;
     using sum = Integers;
     using words = Integers;
+    using factor = Int8Quad;
+    static constexpr int factors = 1;
 };
+
+// What the i-th factor is multiplied by, of a register of columns.
+template <class Word>
+inline __attribute__((always_inline)) auto weights_of(typename SumOf<Word>::words words, int i) {
+    if constexpr (SumOf<Word>::factors == 1)
+        return words;
+    else
+        return (Vector<float>)(i == 0 ? words << 16 : words & int32_t(0xFFFF0000));
+}
 
 // How many rows, and how many columns of a panel, have their sums in registers at once, beside the
 // weights and the row's word they are multiplied by: all columns where there are 32 registers, two
@@ -95,7 +107,9 @@ template <class Word>
 constexpr int kColumnsAtOnce = kPanel;
 #else
 template <class Word>
-constexpr int kRowsAtOnce = __is_same(Word, Int8Quad) || __is_same(Word, BFloat16Pair) ? 4 : 6;
+constexpr int kRowsAtOnce = __is_same(Word, Int8Quad)   ? 4
+                            : SumOf<Word>::factors == 2 ? 5
+                                                        : 6;
 template <class Word>
 constexpr int kColumnsAtOnce = 2 * AAF_REGISTER_BYTES / sizeof(typename SumOf<Word>::lane);
 #endif
@@ -111,14 +125,16 @@ constexpr bool kReadAgain = false;
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the way from memory, at the pace of few rows
 
 // sums[r][0..kColumnsAtOnce) += row r of x times as many columns of a panel, for R rows; = where
-// `first`.
+// `first`. `stride` and `depth` count words.
 template <class Word, int R>
-inline __attribute__((always_inline)) void multiply_columns(const Word* x, int64_t stride,
-                                                            const Word* columns, int64_t depth,
+inline __attribute__((always_inline)) void multiply_columns(const typename SumOf<Word>::factor* x,
+                                                            int64_t stride, const Word* columns,
+                                                            int64_t depth,
                                                             typename SumOf<Word>::lane* sums,
                                                             int64_t sums_stride, bool first) {
     using Sum = typename SumOf<Word>::sum;
     using Words = typename SumOf<Word>::words;
+    constexpr int factors = SumOf<Word>::factors;
     constexpr int lanes = sizeof(Sum) / sizeof(typename SumOf<Word>::lane);
     constexpr int vectors = kColumnsAtOnce<Word> / lanes;
     constexpr int lines = sizeof(Sum) < 64 ? 64 / sizeof(Sum) : 1;  // vectors in a line of cache
@@ -129,19 +145,23 @@ inline __attribute__((always_inline)) void multiply_columns(const Word* x, int64
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
         const Word* words = columns + k * kPanel;
-        Words vector[vectors];
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; ++j) {
-            if (j % lines == 0) __builtin_prefetch((const char*)(words + j * lanes) + kPrefetch);
-            vector[j] = *(const Words*)(words + j * lanes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Word* at = x + r * stride + k;
+#pragma GCC unroll 2
+        for (int i = 0; i < factors; ++i) {
+            decltype(weights_of<Word>(Words{}, 0)) vector[vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; ++j) {
-                sum[r][j] = multiply_add(sum[r][j], *at, vector[j]);
-                if (kReadAgain && r % 2 == 0) asm("" : "+r"(at));
+                if (i == 0 && j % lines == 0)
+                    __builtin_prefetch((const char*)(words + j * lanes) + kPrefetch);
+                vector[j] = weights_of<Word>(*(const Words*)(words + j * lanes), i);
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                const auto* at = x + (r * stride + k) * factors + i;
+#pragma GCC unroll 4
+                for (int j = 0; j < vectors; ++j) {
+                    sum[r][j] = multiply_add(sum[r][j], *at, vector[j]);
+                    if (kReadAgain && r % 2 == 0) asm("" : "+r"(at));
+                }
             }
         }
     }
@@ -151,8 +171,9 @@ inline __attribute__((always_inline)) void multiply_columns(const Word* x, int64
 
 // The same for all kPanel columns of a panel.
 template <class Word, int R>
-inline void multiply_panel(const Word* x, int64_t stride, const Word* panel, int64_t depth,
-                           typename SumOf<Word>::lane* sums, int64_t sums_stride, bool first) {
+inline void multiply_panel(const typename SumOf<Word>::factor* x, int64_t stride, const Word* panel,
+                           int64_t depth, typename SumOf<Word>::lane* sums, int64_t sums_stride,
+                           bool first) {
 #pragma GCC unroll 1
     for (int64_t column = 0; column < kPanel; column += kColumnsAtOnce<Word>)
         multiply_columns<Word, R>(x, stride, panel + column, depth, sums + column, sums_stride,
@@ -161,9 +182,9 @@ inline void multiply_panel(const Word* x, int64_t stride, const Word* panel, int
 
 // The same for at most kRowsAtOnce rows.
 template <class Word, int R = kRowsAtOnce<Word>>
-inline void multiply_rows(int64_t rows, const Word* x, int64_t stride, const Word* panel,
-                          int64_t depth, typename SumOf<Word>::lane* sums, int64_t sums_stride,
-                          bool first) {
+inline void multiply_rows(int64_t rows, const typename SumOf<Word>::factor* x, int64_t stride,
+                          const Word* panel, int64_t depth, typename SumOf<Word>::lane* sums,
+                          int64_t sums_stride, bool first) {
     if (rows == R)
         multiply_panel<Word, R>(x, stride, panel, depth, sums, sums_stride, first);
     else if constexpr (R > 1)

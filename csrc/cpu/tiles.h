@@ -129,9 +129,9 @@ inline void multiply_rows_in_tiles(Tiles& tiles, int64_t rows, const Word* x, in
     if (whole == depth) return;
     constexpr int64_t step = kRowsAtOnce<Word>;
     for (int64_t r = 0; r < rows; r += step)
-        multiply_rows(rows - r < step ? rows - r : step, x + r * stride + whole, stride,
-                      panel + whole * kPanel, depth - whole, sums + r * sums_stride, sums_stride,
-                      first && whole == 0);
+        multiply_rows<Word>(rows - r < step ? rows - r : step, x + r * stride + whole, stride,
+                            panel + whole * kPanel, depth - whole, sums + r * sums_stride,
+                            sums_stride, first && whole == 0);
 }
 
 #endif
@@ -143,10 +143,29 @@ struct Multiplier {
     static constexpr int64_t kRows = kRowsAtOnce<Word>;
     static constexpr int64_t kManyBlocks = 5;    // from so many on, weights are fetched ahead
     static constexpr int64_t kDepthBlock = 384;  // of weights: stays in cache for a chunk of rows
-    template <class... Args>
-    void operator()(Args... args) {
-        multiply_rows(args...);
+    static constexpr int64_t kWords = 128;  // made float32 at once: they stay in the first cache
+    using Sums = SumOf<Word>;
+    void operator()(int64_t rows, const Word* x, int64_t stride, const Word* panel, int64_t depth,
+                    typename Sums::lane* sums, int64_t sums_stride, bool first) {
+        if constexpr (Sums::factors == 1)
+            return multiply_rows<Word>(rows, x, stride, panel, depth, sums, sums_stride, first);
+        else
+            for (int64_t begin = 0; begin < depth; begin += kWords) {
+                const int64_t words = depth - begin < kWords ? depth - begin : kWords;
+                for (int64_t r = 0; r < rows; ++r) {
+                    const Word* from = x + r * stride + begin;
+                    float* to = factors + r * kWords * 2;
+#pragma omp simd
+                    for (int64_t k = 0; k < words; ++k) {
+                        to[2 * k] = bit_cast<float>(from[k].bits << 16);
+                        to[2 * k + 1] = bit_cast<float>(from[k].bits & 0xFFFF0000u);
+                    }
+                }
+                multiply_rows<Word>(rows, factors, kWords, panel + begin * kPanel, words, sums,
+                                    sums_stride, first && begin == 0);
+            }
     }
+    typename Sums::factor factors[Sums::factors == 1 ? 1 : kRows * kWords * 2];
 };
 #if defined(AAF_TILES)
 template <class Word>
@@ -156,7 +175,7 @@ struct Multiplier<Word, true> {
     void operator()(int64_t rows, Args... args) {
         // Of int8 the sums are the same, and few rows wait less for weights in registers.
         if (__is_same(Word, Int8Quad) && rows <= 8)
-            multiply_rows(rows, args...);
+            multiply_rows<Word>(rows, args...);
         else
             multiply_rows_in_tiles(tiles, rows, args...);
     }
