@@ -14,7 +14,7 @@ from support import forked
 
 def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "albert_act_fast", *map(str, args)]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", **kwargs.pop("env", {})}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, encoding="utf-8", env=env, **kwargs)
 
 

@@ -16,12 +16,11 @@ COMMAND = [sys.executable, "-m", "albert_act_fast"]
 
 def run(*args, code: str | None = None, **kwargs) -> subprocess.CompletedProcess:
     command = COMMAND if code is None else [sys.executable, "-c", code]
-    kwargs.setdefault("stdin", subprocess.DEVNULL)
-    kwargs.setdefault("stdout", subprocess.PIPE)
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [*command, *map(str, args)],
-        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
         encoding="utf-8",
         env=env,
         **kwargs,

@@ -133,7 +133,7 @@ def test_attention(name, implementation, device, dtype, distances, width, heads)
         check(call, apply(call, implementation, device))
 
 
-@every_attention((65, 5))
+@every_attention((48, 4), (65, 5))
 @every_dtype
 @pytest.mark.parametrize("distances", ["absolute", "relative_key", "relative_key_query"])
 @pytest.mark.parametrize("equal", [False, True], ids=["", "equal keys"])

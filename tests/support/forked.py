@@ -98,8 +98,10 @@ def _become(
     streams: list[Connection],
     closed: int | None,
 ) -> None:
-    if _LIBRARIES[-1] not in sys.modules:  # what cannot be imported is passed over in silence
-        raise RuntimeError(f"{_LIBRARIES[-1]} was not imported before the process was forked")
+    # What cannot be imported is passed over in silence.
+    missing = [name for name in _LIBRARIES if name not in sys.modules]
+    if missing:
+        raise RuntimeError(f"not imported before the process was forked: {', '.join(missing)}")
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

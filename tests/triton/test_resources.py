@@ -16,7 +16,7 @@ from support.triton_resources import TABLE, TARGETS, compile_all, launches
 from albert_act_fast.ops import triton_ops
 
 MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention")
-# Of 16 and of 32 bits; one with split products, and the one that takes the most registers.
+# Of 16 and of 32 bits: one with split products, and one whose attention once spilled.
 FEW_CASES = ("base, bfloat16, 64 rows", "4096 wide, float32, 8192 rows")
 PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
 
@@ -37,7 +37,7 @@ def tensor_cores_in_float32(row: Resources) -> bool:
     return row.matrix > 0 and ", float32" in row.case and row.target.startswith("sm_")
 
 
-# Compiling all for one takes half a minute, so that only one is asked of every run.
+# Compiling all for one takes most of a minute, so that only one is asked of every run.
 @pytest.mark.parametrize(
     ("target", "cases"),
     [
