@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # Tests run in this many processes, each with one compute thread; on a bigger machine: make test WORKERS=8
 WORKERS ?= 2
+# One that dies fails the run: pytest-xdist 3.8 gives the one started in its place nothing to do, and
+# would wait for it for ever.
+IN_WORKERS = -n $(WORKERS) --max-worker-restart=0
 # Passed on to pytest, as in: make test ARGS="tests/packaging -k wheel"
 ARGS ?=
 # Pythons to try a wheel with, by default those that are here: make test-wheel PYTHONS="python3.10"
@@ -72,14 +75,14 @@ demo: $(DEMO_STAMP) ## how many iterations each token of some real sentences tak
 
 # One process with all cores leaves them idle on small models; several with one thread each do not.
 test: fetch-transformers-tests ## run the tests (gpu tests skip without a GPU; slow ones: make test ARGS="-m slow")
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest $(IN_WORKERS) --dist loadgroup $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory interpret)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory simulate)
 	$(if $(ARGS),,@if command -v gcc >/dev/null; then $(MAKE) --no-print-directory sanitize; \
 	    else echo "The sanitizers are left out: there is no gcc."; fi)
 
 transformers-tests: fetch-transformers-tests ## transformers' own common tests of models, and of ALBERT beside ours
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/transformers_suite $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_WORKERS) tests/transformers_suite $(ARGS)
 
 # They are in transformers' source distribution alone. Where it cannot be had they are skipped, but
 # not in CI.
@@ -88,12 +91,12 @@ fetch-transformers-tests: $(STAMP)
 
 # Triton decides when kernels are defined whether it interprets them, hence a process of their own.
 interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
-	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -k triton \
+	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_WORKERS) --dist worksteal -k triton \
 	    tests/ops tests/triton $(ARGS)
 
 # Operators are registered for a whole process, hence one of its own here too.
 simulate: $(STAMP) ## run the CUDA kernels' tests, compiled as C++ that gives threads as fibers
-	@ALBERT_ACT_FAST_CUDA_ON_CPU=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal \
+	@ALBERT_ACT_FAST_CUDA_ON_CPU=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_WORKERS) --dist worksteal \
 	    -m "not slow and not gpu" \
 	    -k cuda tests/ops tests/cuda/test_cuda_kernels.py $(ARGS)
 
@@ -105,7 +108,7 @@ sanitize: $(STAMP) ## build the C++ operators with AddressSanitizer and UBSan, a
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
 	    $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    PYTHONPATH=build/sanitized OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
-	    $(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider -k "cpp or native" \
+	    $(BIN)/python -m pytest $(IN_WORKERS) -p no:cacheprovider -k "cpp or native" \
 	    tests/ops/test_operators.py tests/parity/test_engine_parity.py tests/native $(ARGS)
 
 # compute-sanitizer comes with the CUDA toolkit. -s shows each kernel's share of a device copy's

@@ -4,22 +4,8 @@ import random
 import signal
 import zlib
 
-import numpy
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from support import cuda_on_cpu
-
-from albert_act_fast.flags import is_set
-
-if is_set("TRITON_INTERPRET"):
-    from support.triton_interpreter import install
-
-    install()
-
-# Before the tests are collected, which ask which implementations there are.
-if cuda_on_cpu.asked_for() and cuda_on_cpu.why_not() is None:
-    cuda_on_cpu.install()
 
 # `repeatable` is the default: the same examples in every run. No time limit, neither for an example
 # nor for making one, so that a slow machine fails nothing. `pytest --hypothesis-profile=explore`
@@ -38,6 +24,28 @@ for name in ("SIGINT", "SIGQUIT", "SIGHUP"):
         signal.signal(number, default)
 
 
+def is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")  # pytest-xdist's
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # A process that hands the tests out to others runs none, and they start once it is there: it
+    # imports no library.
+    if getattr(session.config.option, "dist", "no") != "no" and not is_worker(session.config):
+        return
+    # Before the tests are collected, which ask which implementations there are.
+    from support import cuda_on_cpu
+
+    from albert_act_fast.flags import is_set
+
+    if is_set("TRITON_INTERPRET"):
+        from support.triton_interpreter import install
+
+        install()
+    if cuda_on_cpu.asked_for() and cuda_on_cpu.why_not() is None:
+        cuda_on_cpu.install()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # pytest-xdist 3.8 marks a group in the test's id, which pytest 9.2 does not let it change: each
@@ -46,6 +54,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
                 raise pytest.UsageError(f"{item.nodeid}: its xdist_group has no effect.")
+    import torch
+
     if torch.cuda.is_available():
         return
     no_gpu = pytest.mark.skip(reason="needs a CUDA device; torch.cuda.is_available() is False here")
@@ -55,6 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def seed_by(name: str) -> None:
+    import numpy
+    import torch
+
     seed = zlib.crc32(name.encode())
     random.seed(seed)
     numpy.random.seed(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -67,9 +67,10 @@ def commit() -> str:
         return "unknown"
 
 
-def product_peaks(device: str) -> dict[str, float]:
-    """Operations a second of the best matrix product found, for each dtype: the best of several
-    shapes and ways, each run for a while; what a product inside a model can be held against."""
+def product_peaks(device: str, dtypes: Collection[str]) -> dict[str, float]:
+    """Operations a second of the best matrix product found, for each of these dtypes: the best of
+    several shapes and ways, each run for a while; what a product inside a model can be held
+    against. int8 has one on the CPU alone."""
     return {
         dtype: max(best(PEAK_SHAPES, device))
         for dtype, best in (
@@ -77,7 +78,7 @@ def product_peaks(device: str) -> dict[str, float]:
             ("bfloat16", _float_products(torch.bfloat16)),
             ("int8", _int8_products),
         )
-        if not (device != "cpu" and dtype == "int8")
+        if dtype in dtypes and not (device != "cpu" and dtype == "int8")
     }
 
 

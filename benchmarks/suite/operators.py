@@ -26,7 +26,7 @@ def operator_rows(device: str, advance: Callable[[], None] = lambda: None) -> li
     """A row for every operator, batch and dtype, and every implementation the device has."""
     rows = []
     for dtype in DTYPES:
-        peak = machine.product_peaks(device)[dtype]
+        peak = machine.product_peaks(device, [dtype])[dtype]
         for batch, lengths in BATCHES.items():
             for name in ops.OPERATORS:
                 rows += _rows(name, batch, lengths, dtype, peak, device)

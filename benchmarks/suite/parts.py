@@ -37,7 +37,7 @@ def parts_rows(folder: Path, advance: Callable[[], None] = lambda: None) -> list
     """A row for every batch and dtype; each part is the median over the calls, in seconds."""
     if native.why_no_cpp is not None:
         return []
-    rows, peaks = [], machine.product_peaks("cpu")
+    rows, peaks = [], machine.product_peaks("cpu", DTYPES)
     for dtype in DTYPES:
         for sequences, length in BATCHES:
             case = fixed("base", sequences, length, depth=ITERATIONS)

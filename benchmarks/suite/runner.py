@@ -87,7 +87,7 @@ class Runner:
                 rows.append({**about, "variant": name, field: outcome})
             else:
                 calls[name], checks[name] = outcome
-        peaks = machine.product_peaks(self.device)
+        peaks = machine.product_peaks(self.device, {self.variants[name].dtype for name in calls})
         seconds = self._time(case, calls, gate.reference_seconds)
         reference = seconds[BASELINE]
         memory = self._memory(case, list(seconds))

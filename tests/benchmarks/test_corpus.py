@@ -70,7 +70,7 @@ def test_rows(tmp_path, monkeypatch):
 
     advances = []
     rows = corpus.corpus_rows(
-        tmp_path, "tiny", lambda: advances.append(1), sentences=40, ways=ways, clock=Clock
+        tmp_path, "shipped", lambda: advances.append(1), sentences=40, ways=ways, clock=Clock
     )
     assert len(advances) <= corpus.steps(40, ways)
     assert [row.get("sentences") for row in rows] == [40, 40, 4, None, None]
@@ -81,7 +81,7 @@ def test_rows(tmp_path, monkeypatch):
     assert all(row["error"] <= 1e-4 for row in rows[:3])
 
     lines = table(rows).splitlines()
-    assert "| tiny, 40 sentences | TextEncoder.stream bfloat16 | 40 | 20 | 1.00x |" in lines
+    assert "| shipped, 40 sentences | TextEncoder.stream bfloat16 | 40 | 20 | 1.00x |" in lines
     assert len(lines) == 2 + 3
     assert len(picture(rows).axes[0].patches) == 3
     assert picture(rows[3:]) is None

@@ -55,8 +55,9 @@ namespace {
 
 constexpr size_t kStack = 64 << 10, kGuard = 4096;
 constexpr unsigned kWarp = 32, kMostThreads = 1024;
-// Times that threads let others run before a barrier is passed or a thread is done.
-constexpr uint64_t kPatience = 1'000'000;
+// Times that threads let others run before a barrier is passed or a thread is done; of 20,000 rows
+// it is at most 255.
+constexpr uint64_t kPatience = 100'000;
 
 struct Fiber {
     void* stack_pointer = nullptr;

@@ -109,13 +109,16 @@ def test_embeddings_without_positions(name, implementation, device, dtype):
 
 
 def every_attention(*sizes: tuple[int, int]):
-    """In Triton's interpreter a head of the published size takes seconds, so two of them there."""
+    """In Triton's interpreter a head of the published size takes seconds, so two of them there;
+    and as it rounds a head's columns up to a power of two, one size that is none will do."""
     cases = []
     for p in OVERLOADS:
         name, implementation, device = p.values
         if name == "ragged_attention":
-            published = (128, 2) if (implementation, device) == ("triton", "cpu") else (768, 12)
-            for width, heads in (*sizes, published):
+            chosen = (*sizes, (768, 12))
+            if (implementation, device) == ("triton", "cpu"):
+                chosen = (*(size for size in sizes if size != (48, 4)), (128, 2))
+            for width, heads in chosen:
                 size = f"{width}-{heads}"
                 cases.append(
                     pytest.param(*p.values, width, heads, id=f"{p.id}-{size}", marks=p.marks)

@@ -54,13 +54,12 @@ def test_a_life(checkpoint, encoder, pool):
         # Killed over two requests of one batch, and one that waits: all are answered.
         worker = server.wait_for("worker started")["pid"]
         _check_mapped(worker)
-        server.wait_until_idle()
+        tokenized = server.tokenized()
         os.kill(worker, signal.SIGSTOP)
         first = pool.submit(
             httpx.post, f"{server.url}/embed", json={"inputs": "so it was"}, timeout=None
         )
-        server.wait_until_active()
-        server.wait_for_metric("te_queue_size", 0)
+        server.wait_until_computing(tokenized + 1)
         second = pool.submit(
             httpx.post, f"{server.url}/embed", json={"inputs": "quiet"}, timeout=None
         )
@@ -72,12 +71,12 @@ def test_a_life(checkpoint, encoder, pool):
         worker = server.wait_for("worker started", 2)["pid"]
 
         # Terminated: what was accepted is answered, what comes then is not accepted.
-        server.wait_until_idle()
+        tokenized = server.tokenized()
         os.kill(worker, signal.SIGSTOP)
         last = pool.submit(
             httpx.post, f"{server.url}/embed", json={"inputs": "so it was"}, timeout=None
         )
-        server.wait_until_active()
+        server.wait_until_computing(tokenized + 1)
         server.client.close()
         # All of its group, as a terminal or systemd does.
         os.killpg(server.process.pid, signal.SIGTERM)

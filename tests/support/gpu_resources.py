@@ -42,6 +42,12 @@ def _dump(option: str, path: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def extract(library: Path, target: str, folder: Path) -> None:
+    """Writes the library's cubins for the target into the folder; it may have none."""
+    command = [cuobjdump(), "--extract-elf", f".{target}.cubin", library]
+    subprocess.run(command, cwd=folder, capture_output=True)
+
+
 def disassemble(path: str | Path) -> dict[str, str]:
     """The machine code of every kernel of a cubin, by its (mangled) name."""
     _, *functions = re.split(r"Function : (\S+)\n", _dump("-sass", path))

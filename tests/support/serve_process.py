@@ -69,17 +69,18 @@ class ServeProcess:
         raise KeyError(name)
 
     def wait_for_metric(self, name: str, value: float) -> None:
-        """Returns once the metric has that value."""
+        """Returns once the metric has that value. It must keep it: others may be missed."""
         while self.metric(name) != value:
             pass
 
-    def wait_until_idle(self) -> None:
-        """Returns once no request is being answered but the one that asks for this."""
-        self.wait_for_metric("albert_act_fast_requests_active", 1)
+    def tokenized(self) -> float:
+        """Requests whose texts have been queued."""
+        return self.metric("te_request_tokenization_duration_count")
 
-    def wait_until_active(self) -> None:
-        """Returns once one is, after it was idle."""
-        self.wait_for_metric("albert_act_fast_requests_active", 2)
+    def wait_until_computing(self, tokenized: float) -> None:
+        """Returns once so many have been, and the last of them has gone to an engine."""
+        self.wait_for_metric("te_request_tokenization_duration_count", tokenized)
+        self.wait_for_metric("te_queue_size", 0)
 
     def wait(self) -> int:
         """Its exit status."""

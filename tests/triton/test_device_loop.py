@@ -54,8 +54,14 @@ def assert_same(given, expected):
     torch.testing.assert_close(given.remainders, expected.remainders, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", ["even", "odd", "one head", "one column a head"])
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(
+    ("size", "position"),
+    [
+        *((size, position) for size in ("even", "odd") for position in POSITIONS),
+        ("one head", "relative_key"),
+        ("one column a head", "relative_key_query"),
+    ],
+)
 def test_models(size, position):
     seed = POSITIONS.index(position)
     model = random_model(

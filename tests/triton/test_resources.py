@@ -16,8 +16,9 @@ from support.triton_resources import TABLE, TARGETS, compile_all, launches
 from albert_act_fast.ops import triton_ops
 
 MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention")
-# Of 16 and of 32 bits: one with split products, and one whose attention once spilled.
-FEW_CASES = ("base, bfloat16, 64 rows", "4096 wide, float32, 8192 rows")
+# One of 16 bits with split products, and one of 32 bits whose attention once spilled.
+SPLIT, WIDE = "base, bfloat16, 64 rows", "4096 wide, float32, 8192 rows"
+IN_EVERY_RUN = dict.fromkeys(TARGETS, (SPLIT, WIDE)) | {"sm_100": (SPLIT,)}
 PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
 
 pytestmark = [
@@ -37,14 +38,13 @@ def tensor_cores_in_float32(row: Resources) -> bool:
     return row.matrix > 0 and ", float32" in row.case and row.target.startswith("sm_")
 
 
-# Compiling all for one takes most of a minute, so that only one is asked of every run.
+# Compiling all for one target takes most of a minute.
 @pytest.mark.parametrize(
     ("target", "cases"),
     [
-        pytest.param(target, (), id=target, marks=pytest.mark.slow if target != "sm_90" else ())
-        for target in TARGETS
-    ]
-    + [pytest.param(t, FEW_CASES, id=f"{t}, few") for t in TARGETS if t != "sm_90"],
+        *(pytest.param(*few, id=f"{few[0]}, few") for few in IN_EVERY_RUN.items()),
+        *(pytest.param(target, (), id=target, marks=pytest.mark.slow) for target in TARGETS),
+    ],
 )
 def test_machine_code(target, cases):
     """Another Triton than the pinned one may allocate other registers, but must not spill."""
