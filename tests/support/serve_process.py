@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -44,7 +46,9 @@ class ServeProcess:
 
     def __exit__(self, *args) -> None:
         self.client.close()
-        self.process.kill()
+        # Its workers too: one that a test has stopped would hold the log open for ever.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join()
         self.process.stderr.close()
