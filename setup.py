@@ -219,7 +219,7 @@ def native_extensions():
     if is_set("ALBERT_ACT_FAST_SANITIZE"):
         debug = ["-g1"]  # lines in the sanitizers' reports
         sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-        sanitize += ["-fno-omit-frame-pointer", "-O1"]
+        sanitize += ["-fno-omit-frame-pointer", "-O0"]
     extension = Extension(
         "albert_act_fast._cpp_ops",
         sources=sources,
@@ -248,6 +248,9 @@ def native_extensions():
 
     class BuildNative(build_ext):
         def build_extensions(self):
+            # A library that an earlier build left in build/ is newer than the sources, but for what
+            # it was built (which GPUs, which sanitizers) nothing tells.
+            self.force = True
             os.makedirs(self.build_temp, exist_ok=True)
             for source in glob.glob("csrc/**/*.cu", recursive=True) if nvcc_command else ():
                 name = os.path.splitext(os.path.relpath(source, "csrc"))[0].replace(os.sep, "_")

@@ -1,4 +1,4 @@
-"""What setup.py decides about the C++ operators; nothing is built here."""
+"""What setup.py decides about the C++ operators; nothing is compiled here."""
 
 from __future__ import annotations
 
@@ -78,6 +78,34 @@ def test_a_missing_tool_ends_the_build_in_one_line(missing, prelude, variables):
     status, said = decide(prelude, ALBERT_ACT_FAST_SKIP_CPP="1", **variables)
     assert status == 0
     assert "the C++ operators are left out: ALBERT_ACT_FAST_SKIP_CPP is set" in said[0]
+
+
+@needs_compiler
+def test_a_library_of_an_earlier_build_is_not_taken(tmp_path):
+    """It may have been built for other GPUs, or to be run under sanitizers."""
+    log, fake = tmp_path / "log", tmp_path / "compiler"
+    real = os.environ.get("CXX", "c++")
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec {real} "$@"\n'
+        f'echo "$@" >> {log}\nwhile [ "$1" != -o ]; do shift; done\ntouch "$2"\n'
+    )
+    fake.chmod(0o755)
+    build = ["build_ext", "--build-lib", tmp_path / "lib", "--build-temp", tmp_path / "temp"]
+    built = []
+    for variables in ({"ALBERT_ACT_FAST_SANITIZE": "1"}, {}):
+        log.write_text("")
+        subprocess.run(
+            [sys.executable, "setup.py", "-q", *build],
+            cwd=ROOT,
+            env=os.environ | {"CXX": str(fake), "ALBERT_ACT_FAST_SKIP_CUDA": "1"} | variables,
+            capture_output=True,
+            check=True,
+        )
+        built.append([line for line in log.read_text().splitlines() if " -c " in line])
+    sanitized, plain = built
+    assert len(sanitized) == len(plain) > 10
+    assert all("-fsanitize" in line for line in sanitized)
+    assert not any("-fsanitize" in line for line in plain)
 
 
 def test_the_headers_are_those_of_torch():

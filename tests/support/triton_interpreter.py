@@ -191,6 +191,29 @@ def install() -> None:
         _make_offsets_strict()
         _make_kernels_wait()
         _shuffle_programs()
+        _patch_language_once()
+
+
+def _patch_language_once() -> None:
+    """A launch patches Triton's language and takes that back. As the interpreter comes, every call
+    of a function by a kernel patches it anew, which is most of what such a call takes."""
+    patch, call, patched = interpreter._patch_lang, GridExecutor.__call__, {}
+
+    def patch_lang(function):
+        # Our kernels see all of the language, Triton's own functions only what that is made of.
+        seen = frozenset(map(id, function.__globals__.values())) & {id(tl), id(tl.core)}
+        if seen not in patched:
+            patched[seen] = patch(function)
+        return patched[seen]
+
+    def launch(self, *arguments, **keywords):
+        try:
+            return call(self, *arguments, **keywords)
+        finally:
+            patched.clear()
+
+    interpreter._patch_lang = patch_lang
+    GridExecutor.__call__ = launch
 
 
 def _refuse_halves(*handles) -> None:
