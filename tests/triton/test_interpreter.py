@@ -9,7 +9,7 @@ import torch
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 tl = pytest.importorskip("triton.language")
 
-from support import triton_interpreter  # noqa: E402
+from support import interpreter_arithmetic  # noqa: E402
 
 from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before  # noqa: E402
 
@@ -216,12 +216,12 @@ def test_the_order_of_programs_changes():
 def test_casts_round_to_the_nearest_and_ties_to_even():
     rounding = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3e38, float("inf")])
     values = torch.cat([rounding, torch.randn(1000), torch.tensor([float("nan"), -0.0])])
-    bits = triton_interpreter.to_bfloat16(values.numpy())
+    bits = interpreter_arithmetic.to_bfloat16(values.numpy())
     expected = values.to(torch.bfloat16)
     given = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     assert torch.equal(given.isnan(), expected.isnan())
     assert torch.equal(given.nan_to_num(7.0), expected.nan_to_num(7.0))
     assert torch.equal(
-        torch.from_numpy(triton_interpreter.to_float32(bits)).nan_to_num(7.0),
+        torch.from_numpy(interpreter_arithmetic.to_float32(bits)).nan_to_num(7.0),
         expected.float().nan_to_num(7.0),
     )
