@@ -181,7 +181,7 @@ def install() -> None:
 
 def _patch_language_once() -> None:
     """A launch patches Triton's language and takes that back. As the interpreter comes, every call
-    of a function by a kernel patches it anew, which is most of what such a call takes."""
+    of a function by a kernel patches it anew, which takes a quarter of the time."""
     patch, call, patched = interpreter._patch_lang, GridExecutor.__call__, {}
 
     def patch_lang(function):
