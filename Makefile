@@ -90,8 +90,9 @@ fetch-transformers-tests: $(STAMP)
 	@cd tests && ../$(BIN)/python -m support.transformers_suite || test -z "$$CI"
 
 # Triton decides when kernels are defined whether it interprets them, hence a process of their own.
+# Some run beside a CUDA kernel, compiled as C++.
 interpret: $(STAMP) ## run the Triton kernels' tests, in Triton's interpreter on the CPU
-	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_WORKERS) --dist worksteal -k triton \
+	@TRITON_INTERPRET=1 ALBERT_ACT_FAST_CUDA_ON_CPU=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_WORKERS) --dist worksteal -k triton \
 	    tests/ops tests/triton $(ARGS)
 
 # Operators are registered for a whole process, hence one of its own here too.

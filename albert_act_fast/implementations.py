@@ -54,7 +54,11 @@ def availability(device: torch.device | str = "cpu") -> dict[str, str | None]:
     """For every implementation None where it is available on that device, else the reason."""
     device = torch.device(device)
     reasons = dict(_availability(device.type))
-    if device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None:
+    if device.type == "cuda" and torch.version.hip is not None:
+        reasons["cuda"] = (
+            reasons["cuda"] or "the GPU is AMD's, and the CUDA operators are for NVIDIA's"
+        )
+    elif device.type == "cuda" and torch.cuda.is_available():
         for name, reason in _why_not_on_gpu(device.index).items():
             reasons[name] = reasons[name] or reason
     return reasons

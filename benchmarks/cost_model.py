@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albert_act_fast.engine.gpu.graphs import Capacity, capacity_of
+from albert_act_fast.engine.gpu.iterations import LAUNCHES_PER_ITERATION
 from albert_act_fast.kernels import launch_tables
 from suite.calibration import LOGIT_SPREAD, PUBLISHED_DEPTHS
 
@@ -26,9 +27,19 @@ ITERATIONS = {"tiny": 6, "small": 12, "base": 24}
 BATCHES = (1, 8, 32, 128)
 # Threads of a multiprocessor; blocks of a group, as in kernels/halting_step.py, which takes Triton.
 THREADS, GROUP = 2048, 256
-# In pre-training text of 128 tokens: 15 % are chosen, 80 % of those masked.
-MASKED = round((LENGTH - 2) * 0.15 * 0.8)
-TOKENS = {"[CLS]": 1, "[SEP]": 1, "[MASK]": MASKED, "unmasked": LENGTH - 2 - MASKED}
+TILE = launch_tables.rows(HIDDEN)
+# Of CUDA's halting step at the hidden size: rows of a block; blocks that a multiprocessor's
+# registers hold (docs/gpu_kernels.md).
+CUDA_ROWS, CUDA_RESIDENT = 8, 2
+
+
+def tokens_of(length: int) -> dict[str, int]:
+    """Tokens of a sequence by class, in pre-training: 15 % are chosen, 80 % of those masked."""
+    masked = round((length - 2) * 0.15 * 0.8)
+    return {"[CLS]": 1, "[SEP]": 1, "[MASK]": masked, "unmasked": length - 2 - masked}
+
+
+TOKENS = tokens_of(LENGTH)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,9 @@ GPUS = {
 # program that leaves, and of a host that waits and is told, in seconds.
 OUR_SHARE, LIBRARY_SHARE, MEMORY_SHARE = 0.6, 0.75, 0.8
 LEAST, LEAVING, STEP, EXIT, WAIT = 3e-6, 1.5e-6, 0.25e-6, 1e-6, 10e-6
+# What a block of CUDA's halting step waits for in turn, each as long as two steps of a product:
+# its ticket, its rows, the blocks before it, its mark.
+HALTING_STEPS = 4 * 2
 # Around the iterations: launches, and how often the host waits.
 AROUND = (5, 1)
 
@@ -103,16 +117,16 @@ class Prediction:
     launches: int
 
 
-def running_rows(size: str, sequences: int) -> list[int]:
+def running_rows(size: str, sequences: int, length: int = LENGTH) -> list[int]:
     """Rows of each iteration up to the last in which one is running: every class of tokens has its
     published mean depth, spread as in `calibration`."""
     rows = []
     for iteration in range(1, ITERATIONS[size] + 1):
         of_one = sum(
             count * _share_running(PUBLISHED_DEPTHS[size][name], iteration)
-            for name, count in TOKENS.items()
+            for name, count in tokens_of(length).items()
         )
-        rows.append(min(round(of_one * sequences), sequences * LENGTH))
+        rows.append(min(round(of_one * sequences), sequences * length))
     return [n for n in rows if n]
 
 
@@ -125,53 +139,75 @@ def _share_running(mean: float, iteration: int) -> float:
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def iteration_kernels(rows: int, moved: int, capacity: Capacity, gpu: Gpu) -> Iterator[Kernel]:
-    """The eight launches of an iteration with `rows` running, in a graph of that capacity."""
+def iteration_kernels(
+    rows: int,
+    moved: int,
+    capacity: Capacity,
+    gpu: Gpu,
+    halting_step: str = "cuda",
+    length: int = LENGTH,
+) -> Iterator[Kernel]:
+    """The launches of an iteration with `rows` running of sequences of that length, in a graph of
+    that capacity; with the halting step of that implementation."""
     yield _product("project_qkv", [rows, moved, moved], HIDDEN, HIDDEN, capacity, gpu)
-    yield _attention(rows, capacity, gpu)
-    yield _product("linear", [rows], HIDDEN, HIDDEN, capacity, gpu)
+    yield _attention(rows, capacity, length)
+    yield _product("linear", [rows], HIDDEN, HIDDEN, capacity, gpu, may_split=True)
     yield _row_by_row("add_layer_norm", rows, 3.0 * rows, capacity)
     yield _product("linear", [rows], HIDDEN, INNER, capacity, gpu)
     # With the residual.
-    splits = launch_tables.splits(capacity.rows, INNER, ELEMENT)
-    name = "linear" if splits == 1 else "split_linear"
-    yield _product(name, [rows], INNER, HIDDEN, capacity, gpu, extra_rows=rows, splits=splits)
+    yield _product("linear", [rows], INNER, HIDDEN, capacity, gpu, extra_rows=rows, may_split=True)
+    # The rows that halt are written twice.
+    passes = 3.0 * rows + (moved - rows)
+    if halting_step == "cuda":
+        yield _row_by_row(
+            "halting_step", rows, passes, capacity,
+            block=CUDA_ROWS, resident=CUDA_RESIDENT, steps=HALTING_STEPS,
+        )  # fmt: skip
+        return
     yield _row_by_row("decide", rows, 1.0 * rows, capacity)
-    # The rows that halt are written twice. Every program reads the counts of its group of blocks,
+    # Every program reads the counts of its group of blocks,
     # one of each other group, and a few offsets.
     blocks = launch_tables.blocks(rows, launch_tables.rows(HIDDEN).ROWS)
     counts = blocks * (GROUP + blocks / GROUP) * 4
-    yield _row_by_row("move", rows, 3.0 * rows + (moved - rows), capacity, more=counts)
+    yield _row_by_row("move", rows, passes, capacity, more=counts)
 
 
 def _row_by_row(
-    name: str, rows: int, passes: float, capacity: Capacity, more: float = 0.0
+    name: str,
+    rows: int,
+    passes: float,
+    capacity: Capacity,
+    more: float = 0.0,
+    block: int = TILE.ROWS,
+    resident: int = THREADS // (32 * TILE.num_warps),
+    steps: int = 0,
 ) -> Kernel:
-    """Reads and writes `passes` rows of the hidden size, and `more` bytes."""
-    tile = launch_tables.rows(HIDDEN)
+    """Reads and writes `passes` rows of the hidden size, and `more` bytes; a block or program has
+    `block` rows and waits as long as `steps` steps of a product."""
     moved = passes * HIDDEN * ELEMENT
     return Kernel(
         name,
         activations=moved,
         l2=moved + more,
-        tiles=launch_tables.blocks(rows, tile.ROWS),
-        programs=launch_tables.blocks(capacity.rows, tile.ROWS),
-        resident=THREADS // (32 * tile.num_warps),
+        tiles=launch_tables.blocks(rows, block),
+        steps=steps,
+        programs=launch_tables.blocks(capacity.rows, block),
+        resident=resident,
     )
 
 
-def _attention(rows: int, capacity: Capacity, gpu: Gpu) -> Kernel:
+def _attention(rows: int, capacity: Capacity, length: int) -> Kernel:
     head, sequences = HIDDEN // HEADS, capacity.sequences
     tile = launch_tables.attention(head, ELEMENT, relative=False)
     blocks = min(rows, sequences * math.ceil(math.ceil(rows / sequences) / tile.BLOCK_Q))
     return Kernel(
         "ragged_attention",
-        flops=4.0 * rows * LENGTH * HIDDEN,
-        activations=(2.0 * rows + 2 * LENGTH * min(sequences, rows)) * HIDDEN * ELEMENT,
-        l2=(2.0 * rows + 2 * LENGTH * blocks) * HIDDEN * ELEMENT,
-        tile_flops=4 * tile.BLOCK_Q * LENGTH * head,
+        flops=4.0 * rows * length * HIDDEN,
+        activations=(2.0 * rows + 2 * length * min(sequences, rows)) * HIDDEN * ELEMENT,
+        l2=(2.0 * rows + 2 * length * blocks) * HIDDEN * ELEMENT,
+        tile_flops=4 * tile.BLOCK_Q * length * head,
         tiles=blocks * HEADS,
-        steps=2 * math.ceil(LENGTH / tile.BLOCK_K),
+        steps=2 * math.ceil(length / tile.BLOCK_K),
         programs=(capacity.rows // tile.BLOCK_Q + sequences) * HEADS,
         resident=THREADS // (32 * tile.num_warps) // 2,
     )
@@ -185,11 +221,18 @@ def _product(
     capacity: Capacity,
     gpu: Gpu,
     extra_rows: int = 0,
-    splits: int = 1,
+    may_split: bool = False,
 ) -> Kernel:
-    """Products of so many rows each, in one launch, which reads so many rows of `columns` more; the
-    depth in so many parts, whose sums in float32 the last program of a tile reads again."""
-    tiles = launch_tables.products(gpu.architecture, capacity.rows, ELEMENT)
+    """Products of so many rows each, in one launch, which reads so many rows of `columns` more. The
+    depth may be in parts, whose sums in float32 the last program of a tile reads again."""
+    splits = launch_tables.splits(capacity.rows, depth, ELEMENT) if may_split else 1
+    arch, wide = gpu.architecture, None
+    if splits == 1:
+        # As many programs as multiprocessors, which leave at once or not at all.
+        wide = launch_tables.wide_products(arch, capacity.rows, len(rows) * columns, ELEMENT)
+    tiles = wide or launch_tables.products(arch, capacity.rows, ELEMENT)
+    if splits > 1 or wide:
+        name = ("wide_" if wide else "split_") + name
     block_m, block_n, block_k = tiles.BLOCK_M, tiles.BLOCK_N, tiles.BLOCK_K
     step = (block_m + block_n) * block_k
     if tiles.FEW_ROWS:
@@ -209,27 +252,36 @@ def _product(
         tile_flops=2.0 * block_m * block_n * depth / splits,
         tiles=splits * down * across,
         steps=math.ceil(depth / block_k / splits) + (splits if splits > 1 else 0),
-        programs=splits * len(rows) * tiles.programs(capacity.rows, columns),
+        programs=0 if wide else splits * len(rows) * tiles.programs(capacity.rows, columns),
         resident=max(1, int(gpu.shared // (step * ELEMENT * tiles.num_stages))),
     )
 
 
-def predict(size: str, sequences: int, gpu: Gpu, *, dropping: bool) -> Prediction:
-    """The iterations of one batch of 128 tokens a sequence, bfloat16, in one graph; embeddings,
-    input checks and pooler are not in it."""
-    tokens, limit = sequences * LENGTH, ITERATIONS[size]
-    counts = running_rows(size, sequences) if dropping else [tokens] * limit
+def predict(
+    size: str,
+    sequences: int,
+    gpu: Gpu,
+    *,
+    dropping: bool,
+    halting_step: str = "cuda",
+    length: int = LENGTH,
+) -> Prediction:
+    """The iterations of one batch of that many tokens a sequence, bfloat16, in one graph;
+    embeddings, input checks and pooler are not in it."""
+    launches = LAUNCHES_PER_ITERATION[halting_step]
+    tokens, limit = sequences * length, ITERATIONS[size]
+    counts = running_rows(size, sequences, length) if dropping else [tokens] * limit
     capacity = capacity_of(tokens, sequences)
     seconds = flops = 0.0
     moved = tokens
     for rows in counts:
-        for kernel in iteration_kernels(rows, moved, capacity, gpu):
+        for kernel in iteration_kernels(rows, moved, capacity, gpu, halting_step, length):
             seconds += kernel.seconds(gpu)
             flops += kernel.flops
         moved = rows
     # A graph launches all iterations the model may take.
-    seconds += (limit - len(counts)) * 8 * LEAVING
-    return Prediction(seconds, flops, 8 * limit)
+    seconds += (limit - len(counts)) * launches * LEAVING
+    return Prediction(seconds, flops, launches * limit)
 
 
 def dense_library(size: str, sequences: int, gpu: Gpu) -> Prediction:
@@ -255,6 +307,11 @@ def around(launches: int, waits: int) -> float:
     return (launches * LEAST + waits * WAIT) * 1e6
 
 
+def one_short(name: str) -> str:
+    """Milliseconds of one sequence of 16 tokens, base size."""
+    return f"{1e3 * predict('base', 1, GPUS[name], dropping=True, length=16).seconds:.2f}"
+
+
 HEAD = f"""# The GPU engine's time, predicted
 
 **A prediction.** Nothing here was measured: the engine has not yet been run on a GPU. Every figure
@@ -262,11 +319,12 @@ follows from published peaks, the launch tables and the assumptions below;
 `benchmarks/cost_model.py` computes it and `make predictions` writes this file.
 
 All iterations of one batch, {LENGTH} tokens a sequence without padding, bfloat16, published
-depths, milliseconds. *dropping*: the engine as it is. *all rows*: the same engine if no token
-halted. *dense library*: fixed depth, on a library's products at {LIBRARY_SHARE:.0%} of the peak
-with nothing lost to tiles. *rows saved* is the ceiling for what dropping can give; what is lost
-between it and the ratio of times goes to tiles that are not full, to kernels that take their least
-time, and to keys and values of rows that just halted.
+depths, milliseconds. *dropping*: the engine as it is, with the halting step in CUDA C++, which
+takes nvcc to build. *Triton alone*: without it, eight launches an iteration in place of seven.
+*all rows*: the first of these if no token halted. *dense library*: fixed depth, on a library's
+products at {LIBRARY_SHARE:.0%} of the peak with nothing lost to tiles. *rows saved* is the ceiling
+for what dropping can give; what is lost between it and the ratio of times goes to tiles that are
+not full, to kernels that take their least time, and to keys and values of rows that just halted.
 
 Assumed: our products reach {OUR_SHARE:.0%} of the matrix peak, memory and L2 {MEMORY_SHARE:.0%} of
 theirs; activations that fit into L2 stay there from one kernel to the next, and every tile reads
@@ -280,8 +338,8 @@ Around the iterations, not in the tables: {AROUND[0]} launches and {AROUND[1]} w
 together {around(*AROUND):.0f} us at {WAIT * 1e6:.0f} us a wait (some 25 launches and 7 waits,
 {around(25, 7):.0f} us, where embeddings have to be called).
 
-In large batches on an H100 products wait for L2 rather than for the matrix units: tiles of 128
-columns read every row again 6 to 24 times.
+One sequence of 16 tokens, base size: {one_short("A100")} ms on an A100, {one_short("H100")} on an
+H100, nearly all of it kernels' least time.
 """
 
 
@@ -294,17 +352,19 @@ def document() -> str:
             f"{gpu.flops / 1e12:.0f} TFLOP/s, {gpu.memory / 1e12:.2f} TB/s, "
             f"{gpu.multiprocessors} multiprocessors.",
             "",
-            "| model | batch | dropping | all rows | all rows / dropping | rows saved |"
-            " dense library | dense library / dropping | GFLOP | launches |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| model | batch | dropping | Triton alone | all rows | all rows / dropping |"
+            " rows saved | dense library | dense library / dropping | GFLOP | launches |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for size, limit in ITERATIONS.items():
             for batch in BATCHES:
                 with_, without = (predict(size, batch, gpu, dropping=x) for x in (True, False))
+                alone = predict(size, batch, gpu, dropping=True, halting_step="triton")
                 library = dense_library(size, batch, gpu)
                 saved = batch * LENGTH * limit / sum(running_rows(size, batch))
                 lines.append(
-                    f"| {size} | {batch} | {with_.seconds * 1e3:.2f} | {without.seconds * 1e3:.2f}"
+                    f"| {size} | {batch} | {with_.seconds * 1e3:.2f} | {alone.seconds * 1e3:.2f}"
+                    f" | {without.seconds * 1e3:.2f}"
                     f" | {without.seconds / with_.seconds:.2f}x | {saved:.2f}x"
                     f" | {library.seconds * 1e3:.2f} | {library.seconds / with_.seconds:.2f}x"
                     f" | {with_.flops / 1e9:.0f} | {with_.launches} |"

@@ -19,40 +19,47 @@ from rich.console import Console
 from rich.progress import track
 
 from albert_act_fast.kernels import launch_tables
-from albert_act_fast.kernels.launch_tables import Product, Products
+from albert_act_fast.kernels.launch_tables import Products, one_tile
 from albert_act_fast.ops import implementation_of
 
 # Rows that the table's entries are for, and (inputs, outputs) of the layer at the published size.
-ROWS = (64, 512, 8192)
+ROWS = (64, 512, 2048, 8192)
 SHAPES = ((768, 768), (768, 3072), (3072, 768))
 Clock = Callable[[Callable[[], None]], float]
 
 
-def candidates(rows: int) -> Iterator[Product]:
+def candidates(rows: int) -> Iterator[Products]:
     """Tiles that hold at most as many rows as there are, but for the smallest."""
     sizes = itertools.product((16, 32, 64, 128), (32, 64, 128), (32, 64, 128), (2, 3, 4, 5))
     for m, n, k, stages in sizes:
         if m <= max(16, rows):
-            yield Product(m, n, k, 8 if m * n > 64 * 64 else 4, stages)
+            yield one_tile(m, n, k, 8 if m * n > 64 * 64 else 4, stages)
+
+
+def wide_candidates() -> Iterator[Products]:
+    """Tiles that the GPU copies by itself."""
+    for (m, n), stages in itertools.product(((128, 128), (128, 256), (256, 128)), (3, 4)):
+        yield one_tile(m, n, 64, 8, stages)
 
 
 def seconds(
-    tile: Product,
+    tile: Products,
     rows: int,
     dtype: torch.dtype,
     device: str,
     clock: Clock,
     shapes: tuple[tuple[int, int], ...] = SHAPES,
+    wide: bool = False,
 ) -> float | None:
-    """Of products of all shapes, all rows live; None where the GPU lacks what the tile needs."""
+    """Of products of all shapes, all rows live; None where the GPU lacks what the tile needs. wide:
+    the GPU copies tiles by itself."""
     from triton.runtime.errors import OutOfResources
 
-    both = Products(
-        tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, 0, tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K,
-        tile.num_warps, tile.num_stages,
-    )  # fmt: skip
     total = 0.0
-    with mock.patch.object(launch_tables, "products", return_value=both):
+    with (
+        mock.patch.object(launch_tables, "products", return_value=tile),
+        mock.patch.object(launch_tables, "wide_products", return_value=tile if wide else None),
+    ):
         for inputs, outputs in shapes:
             x = torch.randn(rows, inputs, device=device).to(dtype)
             weight = torch.randn(outputs, inputs, device=device).to(dtype) / inputs**0.5
@@ -84,14 +91,17 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("tune_products: needs a GPU; torch.cuda.is_available() is False here.")
     console, device = Console(stderr=True), "cuda"
-    print(f"{torch.cuda.get_device_name()}: {launch_tables.architecture(torch.device('cuda', 0))}")
+    architecture = launch_tables.architecture(torch.device("cuda", 0))
+    print(f"{torch.cuda.get_device_name()}: {architecture}")
     for dtype, rows in itertools.product((torch.bfloat16, torch.float32), ROWS):
         found = []
-        tiles = list(candidates(rows))
-        for tile in track(tiles, f"{dtype}, {rows} rows", console=console, transient=True):
-            taken = seconds(tile, rows, dtype, device, gpu_clock)
+        tiles = [(tile, False) for tile in candidates(rows)]
+        if launch_tables.wide_products(architecture, rows, SHAPES[0][1], dtype.itemsize):
+            tiles += [(tile, True) for tile in wide_candidates()]
+        for tile, wide in track(tiles, f"{dtype}, {rows} rows", console=console, transient=True):
+            taken = seconds(tile, rows, dtype, device, gpu_clock, wide=wide)
             if taken is not None:
-                found.append((taken, tile))
+                found.append((taken, f"{tile}{', copied' * wide}"))
         if not found:
             print(f"{dtype}, {rows} rows: no tile runs", file=sys.stderr)
             continue

@@ -13,20 +13,10 @@ import torch
 
 
 @dataclass(frozen=True)
-class Product:
-    """Tile of a matrix product: rows, columns, depth of one step; warps; pipeline stages."""
-
-    BLOCK_M: int
-    BLOCK_N: int
-    BLOCK_K: int
-    num_warps: int
-    num_stages: int
-
-
-@dataclass(frozen=True)
 class Products:
-    """What a launch of products is given: the tile for many live rows, and the tile that at most
-    FEW_ROWS take (0: there is none). Warps and stages are the same for both."""
+    """What a launch of products is given: the tile (rows, columns, depth of one step) for many live
+    rows, and the tile that at most FEW_ROWS take (0: the same). Warps and pipeline stages are the
+    same for both."""
 
     BLOCK_M: int
     BLOCK_N: int
@@ -42,6 +32,11 @@ class Products:
         """Enough for `rows` rows or fewer: the small tiles may be more."""
         few = blocks(min(rows, self.FEW_ROWS), self.FEW_M) * blocks(columns, self.FEW_N)
         return max(few, blocks(rows, self.BLOCK_M) * blocks(columns, self.BLOCK_N))
+
+
+def one_tile(m: int, n: int, k: int, num_warps: int, num_stages: int) -> Products:
+    """The same for however many live rows."""
+    return Products(m, n, k, 0, m, n, k, num_warps, num_stages)
 
 
 def blocks(count: int, size: int) -> int:
@@ -68,32 +63,41 @@ class Rows:
     num_warps: int
 
 
-# architecture -> bytes per element -> ((rows of the launch at most, tile), ...)
+_FLOAT32 = ((None, one_tile(64, 64, 32, 8, 3)),)
+
+# architecture -> bytes per element -> ((rows of the launch at most, tiles), ...)
 _PRODUCTS = {
     "sm_80": {
         2: (
-            (64, Product(16, 32, 128, 4, 4)),
-            (512, Product(64, 64, 64, 4, 4)),
-            (None, Product(128, 128, 32, 8, 4)),
+            (64, one_tile(16, 32, 128, 4, 4)),
+            (512, Products(64, 64, 64, 64, 32, 32, 128, 4, 4)),
+            (2048, Products(64, 128, 32, 512, 64, 64, 64, 4, 4)),
+            (None, Products(128, 128, 32, 512, 64, 64, 64, 8, 4)),
         ),
-        4: ((None, Product(64, 64, 32, 8, 3)),),
+        4: _FLOAT32,
     },
     "sm_90": {
         2: (
-            (64, Product(16, 32, 128, 4, 5)),
-            (512, Product(64, 64, 64, 4, 5)),
-            (None, Product(128, 128, 64, 8, 4)),
+            (64, one_tile(16, 32, 128, 4, 5)),
+            (512, Products(64, 64, 64, 64, 32, 32, 128, 4, 5)),
+            (2048, Products(128, 128, 64, 256, 64, 128, 64, 8, 4)),
+            (None, Products(128, 128, 64, 1024, 64, 128, 64, 8, 4)),
         ),
-        4: ((None, Product(64, 64, 32, 8, 3)),),
+        4: _FLOAT32,
     },
     "gfx942": {
         2: (
-            (64, Product(16, 32, 128, 4, 2)),
-            (None, Product(128, 128, 64, 8, 2)),
+            (64, one_tile(16, 32, 128, 4, 2)),
+            (None, Products(128, 128, 64, 64, 16, 32, 128, 8, 2)),
         ),
-        4: ((None, Product(64, 64, 16, 4, 2)),),
+        4: ((None, one_tile(64, 64, 16, 4, 2)),),
     },
 }
+# Where there are more rows than this, and that many tiles at least, tiles are copied by the GPU
+# itself, if it does that.
+WIDE_ROWS, WIDE_TILES = 2048, 128
+_WIDE = {"sm_90": Products(128, 256, 64, 512, 64, 128, 64, 8, 4)}
+_WIDE["sm_100"] = _WIDE["sm_90"]
 _PRODUCTS["sm_100"] = _PRODUCTS["sm_90"]
 
 
@@ -118,27 +122,43 @@ def dependent_launch(arch: str) -> bool:
 
 
 def products(arch: str, rows: int, element_size: int) -> Products:
-    """For a launch of `rows` rows, live or not: that size's tile, and the next smaller size's."""
-    below, limit_below = None, 0
-    for limit, tile in _PRODUCTS[arch][element_size]:
+    """For a launch of `rows` rows, live or not."""
+    for limit, tiles in _PRODUCTS[arch][element_size]:
         if limit is None or rows <= limit:
-            few = tile if below is None else below
-            return Products(
-                tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K,
-                limit_below, few.BLOCK_M, few.BLOCK_N, few.BLOCK_K,
-                tile.num_warps, tile.num_stages,
-            )  # fmt: skip
-        below, limit_below = tile, limit
+            return tiles
     raise AssertionError("the last entry of a table has no limit")
 
 
+def wide_products(arch: str, rows: int, columns: int, element_size: int) -> Products | None:
+    """The same for tiles that the GPU copies by itself; None where others are to be taken."""
+    tiles = _WIDE.get(arch)
+    if tiles is None or element_size != 2 or rows <= WIDE_ROWS:
+        return None
+    count = blocks(rows, tiles.BLOCK_M) * blocks(columns, tiles.BLOCK_N)
+    return tiles if count >= WIDE_TILES else None
+
+
+def multiprocessors(device: torch.device) -> int:
+    """An H100's for what is no GPU."""
+    return _multiprocessors(device.index) if device.type == "cuda" else 132
+
+
+@functools.cache
+def _multiprocessors(index: int | None) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
 def splits(rows: int, depth: int, element_size: int) -> int:
-    """Parts of a product's depth in a launch of `rows` rows. In 16 bits with few rows, as many as
-    leave each some twelve steps of a tile: fewer would take a kernel's least time anyway. In
-    float32 one, so that every row is added up in one order whatever the batch."""
-    if element_size != 2 or rows > 512:
+    """Parts of a product's depth in a launch of `rows` rows. In 16 bits, where rows are too few for
+    the tiles to keep a GPU busy, as many as leave each at least six or twelve steps of a tile:
+    fewer would take a kernel's least time anyway. In float32 one, so that every row is added up in
+    one order whatever the batch."""
+    if element_size != 2 or rows > 4096:
         return 1
-    return max(1, min(4, depth // (1536 if rows <= 64 else 768)))
+    each = 1536
+    if rows > 64:
+        each = 384 if rows <= 1024 else 768 if rows <= 2048 else 1536
+    return max(1, min(4, depth // each))
 
 
 def split_marks(rows: int, columns: int) -> int:

@@ -14,17 +14,17 @@ from albert_act_fast.kernels.products import finish, product
 
 @triton.jit
 def linear_tile(
-    x, weight, bias, residual, out, live, columns, depth,
+    tile, x, weight, bias, residual, out, live, columns, depth,
     x_stride, weight_stride, residual_stride, out_stride,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # Tiles of the same rows stand next to each other, so that the live ones come first.
     tiles = tl.cdiv(columns, BLOCK_N)
-    first = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_M
+    first = (tile // tiles).to(tl.int64) * BLOCK_M
     if first < live:
         row = first + tl.arange(0, BLOCK_M)
-        column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+        column = tile % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = row < live
         is_column = column < columns
         acc = product(
@@ -50,13 +50,13 @@ def linear(
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:
         linear_tile(
-            x, weight, bias, residual, out, live, columns, depth,
+            tl.program_id(0), x, weight, bias, residual, out, live, columns, depth,
             x_stride, weight_stride, residual_stride, out_stride,
             ACTIVATION, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     elif FEW_ROWS > 0:
         linear_tile(
-            x, weight, bias, residual, out, live, columns, depth,
+            tl.program_id(0), x, weight, bias, residual, out, live, columns, depth,
             x_stride, weight_stride, residual_stride, out_stride,
             ACTIVATION, PRECISION, FEW_M, FEW_N, FEW_K,
         )  # fmt: skip

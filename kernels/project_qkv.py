@@ -12,19 +12,33 @@ from albert_act_fast.kernels.products import product
 
 
 @triton.jit
+def store_projected(acc, which, bias, token_index, out, out_stride, row, is_row, column, is_column):
+    """Queries (`which` 0) at their rows, keys and values at their tokens."""
+    acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+    target = row
+    if which > 0:
+        target = tl.load(token_index + row, mask=is_row, other=0)
+    tl.store(
+        out + target[:, None] * out_stride + column[None, :],
+        acc.to(out.dtype.element_ty),
+        mask=is_row[:, None] & is_column[None, :],
+    )
+
+
+@triton.jit
 def project_qkv_tile(
-    hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
+    tile, hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
     token_index, running, moved, queries, key_store, value_store,
     width, hidden_stride, weight_stride, queries_stride, key_store_stride, value_store_stride,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(width, BLOCK_N)
-    which = tl.program_id(0) % (3 * tiles) // tiles
+    which = tile % (3 * tiles) // tiles
     live = running
     if (which > 0) & (running > 0):
         live = moved
-    first = (tl.program_id(0) // (3 * tiles)).to(tl.int64) * BLOCK_M
+    first = (tile // (3 * tiles)).to(tl.int64) * BLOCK_M
     if first < live:
         weight = query_weight
         bias = query_bias
@@ -41,21 +55,15 @@ def project_qkv_tile(
             out = value_store
             out_stride = value_store_stride
         row = first + tl.arange(0, BLOCK_M)
-        column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+        column = tile % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = row < live
         is_column = column < width
         acc = product(
             hidden, hidden_stride, row, is_row, weight, weight_stride, column, is_column, width,
             BLOCK_K, PRECISION,
         )  # fmt: skip
-        acc += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-        target = row
-        if which > 0:
-            target = tl.load(token_index + row, mask=is_row, other=0)
-        tl.store(
-            out + target[:, None] * out_stride + column[None, :],
-            acc.to(out.dtype.element_ty),
-            mask=is_row[:, None] & is_column[None, :],
+        store_projected(
+            acc, which, bias, token_index, out, out_stride, row, is_row, column, is_column
         )
 
 
@@ -75,7 +83,8 @@ def project_qkv(
     # As in `linear`: few rows take smaller tiles.
     if moved > FEW_ROWS:
         project_qkv_tile(
-            hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
+            tl.program_id(0), hidden, query_weight, key_weight, value_weight,
+            query_bias, key_bias, value_bias,
             token_index, running, moved, queries, key_store, value_store,
             width, hidden_stride, weight_stride,
             queries_stride, key_store_stride, value_store_stride,
@@ -83,7 +92,8 @@ def project_qkv(
         )  # fmt: skip
     elif FEW_ROWS > 0:
         project_qkv_tile(
-            hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
+            tl.program_id(0), hidden, query_weight, key_weight, value_weight,
+            query_bias, key_bias, value_bias,
             token_index, running, moved, queries, key_store, value_store,
             width, hidden_stride, weight_stride,
             queries_stride, key_store_stride, value_store_stride,

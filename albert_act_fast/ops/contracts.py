@@ -301,7 +301,7 @@ def register(name: str, implementation: str, kernel: Callable, dispatch_key: str
 
 def registered(name: str, implementation: str, device_type: str) -> bool:
     """Whether `implementation` has a kernel of operator `name` for tensors on that device."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type, device_type.upper())
+    key = {"meta": "Meta"}.get(device_type, device_type.upper())
     overload = f"{NAMESPACE}::{name}.{implementation}"
     return any(
         torch._C._dispatch_has_kernel_for_dispatch_key(overload, k)

@@ -49,10 +49,12 @@ def interpreted() -> bool:
 @functools.cache
 def loaded_kernels() -> SimpleNamespace:
     """The kernels by name, and their launch tables; imports Triton. An operator's kernel has its
-    name, and so has the kernel's module; only the halting step has two."""
+    name, and so has the kernel's module; but the halting step has two, and products of many rows
+    have others."""
     names = {name: name for name in (*contracts.OPERATORS, *contracts.TRITON_OPERATORS)}
     del names["halting_step"]
     names |= {"decide": "halting_step", "move": "halting_step"}
+    names |= {"wide_linear": "wide_products", "wide_project_qkv": "wide_products"}
 
     def module(name: str):
         return importlib.import_module(f"albert_act_fast.kernels.{name}")
@@ -177,6 +179,30 @@ def halting_step(a):
     _launch("move", programs, a, **more, LAST=a.last)
 
 
+def _wide_products(columns: int, x: Tensor, *weights: Tensor):
+    """The tiles of a launch whose tiles the GPU copies by itself; None where it does not, or cannot
+    because rows do not begin at multiples of 16 bytes."""
+    tables = loaded_kernels().tables
+    arch = tables.architecture(x.device)
+    wide = tables.wide_products(arch, x.size(0), columns, x.element_size())
+    for matrix in (x, *weights):
+        starts = (matrix.data_ptr(), matrix.stride(0) * matrix.element_size())
+        if any(start % 16 for start in starts):
+            return None
+    return wide
+
+
+def _specialized(x: Tensor) -> bool:
+    tables = loaded_kernels().tables
+    return tables.architecture(x.device) == "sm_100"
+
+
+def _tiles(matrix: Tensor, rows: int, columns: int):
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
+
+
 def linear(a):
     op, (rows, depth), columns = "linear", a.x.shape, a.weight.size(0)
     _expect_row_dtype(op, "x", a.x)
@@ -188,6 +214,17 @@ def linear(a):
     if not a.out.numel():
         return
     tables = loaded_kernels().tables
+    wide = _wide_products(columns, a.x, a.weight)
+    if wide is not None:
+        _launch(
+            "wide_linear", min(tables.multiprocessors(a.x.device), wide.programs(rows, columns)), a,
+            x_tiles=_tiles(a.x, wide.BLOCK_M, wide.BLOCK_K),
+            weight_tiles=_tiles(a.weight, wide.BLOCK_N, wide.BLOCK_K),
+            rows=rows, columns=columns, depth=depth,
+            ACTIVATION=a.activation, PRECISION=_precision(a.x), SPECIALIZED=_specialized(a.x),
+            **asdict(wide),
+        )  # fmt: skip
+        return
     tile = tables.products(tables.architecture(a.x.device), rows, a.x.element_size())
     _launch(
         "linear", tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
@@ -227,14 +264,27 @@ def project_qkv(a):
     if not rows:
         return
     tables = loaded_kernels().tables
-    tile = tables.products(tables.architecture(a.hidden.device), rows, a.hidden.element_size())
     kinds = ("query", "key", "value")
-    _launch(
-        "project_qkv", 3 * tile.programs(rows, width), a,
+    given = {
         **dict(zip((f"{kind}_weight" for kind in kinds), a.weights, strict=True)),
         **dict(zip((f"{kind}_bias" for kind in kinds), a.biases, strict=True)),
-        width=width, weight_stride=strides.pop(), PRECISION=_precision(a.hidden), **asdict(tile),
-    )  # fmt: skip
+        "width": width,
+        "weight_stride": strides.pop(),
+        "PRECISION": _precision(a.hidden),
+    }
+    wide = _wide_products(3 * width, a.hidden, *a.weights)
+    if wide is not None:
+        programs = min(tables.multiprocessors(a.hidden.device), 3 * wide.programs(rows, width))
+        tiles = (_tiles(weight, wide.BLOCK_N, wide.BLOCK_K) for weight in a.weights)
+        _launch(
+            "wide_project_qkv", programs, a, **given,
+            hidden_tiles=_tiles(a.hidden, wide.BLOCK_M, wide.BLOCK_K),
+            **dict(zip((f"{kind}_tiles" for kind in kinds), tiles, strict=True)),
+            SPECIALIZED=_specialized(a.hidden), **asdict(wide),
+        )  # fmt: skip
+        return
+    tile = tables.products(tables.architecture(a.hidden.device), rows, a.hidden.element_size())
+    _launch("project_qkv", 3 * tile.programs(rows, width), a, **given, **asdict(tile))
 
 
 def _padded(a, tokens: int):

@@ -8,7 +8,8 @@ from pathlib import Path
 # What every row of a model's case holds. A row that was not timed has "skipped" or "wrong", the
 # reason, in place of everything from "seconds" on.
 FIELDS = {
-    "kind": '"model", "training", "operator", "parts", "serve", "corpus" or "corpus memory"',
+    "kind": '"model", "training", "operator", "parts", "serve", "sentence", "corpus" or '
+    '"corpus memory"',
     "case": "name of the case",
     "text": "where the text is from",
     "batch": "sequences",
@@ -33,6 +34,8 @@ FIELDS = {
     "error": "root mean square of the states against the reference",
     "differing_depths": "share of tokens with another depth than the reference's",
     "products, attention, other, outside": "seconds of the parts of a call (`parts.py`)",
+    "of_model, beside_products": "of one sentence: seconds of tokenizer and model over its own; "
+    "seconds outside of products and attention",
     "capacity, of_stream": "texts a second of a server that is asked as often as it answers; over "
     "TextEncoder.stream's",
     "load, rate": "requests a second over the capacity; requests a second, on average",

@@ -63,7 +63,15 @@ def parts_rows(folder: Path, advance: Callable[[], None] = lambda: None) -> list
 
 
 def _measured(model: AlbertActModel, batch: Batch) -> dict[str, float]:
+    layer = model.encoder.albert_layer
     call = adaptive_call(model, batch, "cpp")
+    return measured_parts(call, lambda: last_native_engine(layer).seconds)
+
+
+def measured_parts(
+    call: Callable[[], object], engine_seconds: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Medians over the calls. engine_seconds: what the engine says of the last of them."""
     measured: dict[str, list[float]] = {part: [] for part in (*PARTS, "seconds")}
     call()
     end = time.perf_counter() + SECONDS
@@ -71,7 +79,7 @@ def _measured(model: AlbertActModel, batch: Batch) -> dict[str, float]:
         start = time.perf_counter()
         call()
         seconds = time.perf_counter() - start
-        parts = last_native_engine(model.encoder.albert_layer).seconds
+        parts = engine_seconds()
         parts = {**parts, "outside": seconds - sum(parts.values()), "seconds": seconds}
         for part, value in parts.items():
             measured[part].append(value)

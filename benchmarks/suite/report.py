@@ -68,6 +68,7 @@ _TITLES = {
     "fits": "Time against running rows",
     "parts": "Where a call of the engine in C++ spends its time, milliseconds",
     "serving": "The service under load",
+    "sentence": "One sentence, from its string to its embedding",
     "corpus": "From texts to embeddings",
     "corpus-memory": "Memory of a stream",
 }
@@ -88,7 +89,9 @@ def write_report(rows: list[dict], folder: Path) -> Path:
         where=where(rows),
         pictures=draw_all(rows, folder),
         tables=[table for table in tables if table[2]],
-        rows=[row for row in rows if row["kind"] not in ("parts", "corpus memory", *APART)],
+        rows=[
+            row for row in rows if row["kind"] not in ("parts", "sentence", "corpus memory", *APART)
+        ],
         fields=FIELDS,
     )
     (folder / "index.html").write_text(text, encoding="utf-8")

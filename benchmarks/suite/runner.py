@@ -230,6 +230,19 @@ class Runner:
                 )
             )
 
+    def run_sentence(self) -> list[dict]:
+        """One sentence from its string to its embedding."""
+        # An older commit's package has no TextEncoder.
+        from suite import one_sentence
+
+        self.console.print("[bold]sentence[/bold]")
+        rounds = max(1, round(self.effort * one_sentence.ROUNDS))
+        with tqdm(total=one_sentence.steps(), desc="sentence", leave=False) as bar:
+            rows = one_sentence.sentence_rows(
+                self.folder, bar.update, rounds=rounds, clock=self.clock
+            )
+            return self._others(rows)
+
     def run_corpus(self) -> list[dict]:
         """A corpus from texts to embeddings, and the memory of a stream."""
         # An older commit's package has none.

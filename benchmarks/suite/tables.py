@@ -213,6 +213,28 @@ def corpus(rows: list[dict]) -> str:
     return markdown(*corpus_lines(rows))
 
 
+def sentence_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: milliseconds of one sentence, by encoder and by tokenizer and model."""
+    lines = [
+        [
+            row["case"],
+            row["variant"],
+            f"{1e3 * row['seconds']:.2f}",
+            f"{row['of_model']:.2f}x",
+            f"{1e3 * row['beside_products']:.2f}",
+        ]
+        for row in at(rows, kind="sentence")
+        if "seconds" in row
+    ]
+    header = ["case", "way", "ms", "speed-up", "ms beside products and attention"]
+    return header, lines
+
+
+def sentence(rows: list[dict]) -> str:
+    """One sentence, from its string to its embedding."""
+    return markdown(*sentence_lines(rows))
+
+
 def corpus_memory(rows: list[dict]) -> str:
     """Peak memory by how many texts were embedded."""
     lines = [
@@ -223,7 +245,7 @@ def corpus_memory(rows: list[dict]) -> str:
 
 
 # Of what is measured apart, by kind of row.
-LINES = {"serve": serving_lines, "corpus": corpus_lines}
+LINES = {"serve": serving_lines, "sentence": sentence_lines, "corpus": corpus_lines}
 TABLES = {
     "where": lambda rows: where(rows) + "\n",
     "speed-ups": speed_ups,
@@ -233,6 +255,7 @@ TABLES = {
     "parts": parts,
     "fits": fits,
     "serving": serving,
+    "sentence": sentence,
     "corpus": corpus,
     "corpus-memory": corpus_memory,
 }

@@ -8,6 +8,8 @@
 
 #if defined(__CUDACC__)
 
+#include <cstdlib>
+
 // One object for each block.
 #define AAF_SHARED(Type, name) __shared__ Type name
 
@@ -50,12 +52,47 @@ __device__ __forceinline__ void hold(uint4& words) {
     asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w)::"memory");
 }
 
+// On GPUs that have dependent launches (compute capability 9.0): all that kernels before have
+// written is seen from here on, and the next kernel's blocks may come, and wait in turn. A kernel
+// launched in the ordinary way begins when the one before has ended, and does not wait here.
+__device__ __forceinline__ void wait_for_the_kernel_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+inline const char* said(cudaError_t error) {
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 // Null, or what the runtime says against the launch.
 template <class Args>
 const char* launch(void (*kernel)(Args), dim3 grid, int threads, const Args& args, void* stream) {
     kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(args);
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return said(cudaGetLastError());
+}
+
+// A kernel that waits for the one before by itself. Code compiled for older GPUs does not, be it
+// compiled once more for this one by the driver: its launch is an ordinary one.
+template <class Args>
+const char* launch_dependent(void (*kernel)(Args), dim3 grid, int threads, const Args& args,
+                             void* stream) {
+    cudaFuncAttributes compiled;
+    const cudaError_t error = cudaFuncGetAttributes(&compiled, kernel);
+    if (error != cudaSuccess) return said(error);
+    const char* wanted = std::getenv("ALBERT_ACT_FAST_DEPENDENT_LAUNCH");
+    const bool off = wanted != nullptr && (*wanted == 0 || (*wanted == '0' && wanted[1] == 0));
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(unsigned(threads));
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &attribute;
+    config.numAttrs = compiled.ptxVersion >= 90 && !off ? 1 : 0;
+    return said(cudaLaunchKernelEx(&config, kernel, args));
 }
 
 }  // namespace albert_act_fast::cuda

@@ -82,6 +82,7 @@ template <class L>
 __global__ void __launch_bounds__(kThreads, kHaltingBlocks<L>)
     halting_step_kernel(const __grid_constant__ HaltingStep<typename L::T> args) {
     static_assert(L::kRows < kWarp, "a tile's rows are bits of one word");
+    wait_for_the_kernel_before();
     const int64_t live = args.query_offsets[args.sequences];
     if (int64_t(blockIdx.x) * L::kRows >= live) {
         if (blockIdx.x == 0)  // no row is left: no other block writes the offsets
@@ -189,7 +190,7 @@ const char* launch_operator(const HaltingStep<T>& args, void* stream) {
         using L = decltype(layout);
         // At least one block: with no row at all, the offsets must still be written.
         const unsigned grid = args.rows == 0 ? 1 : blocks(args.rows, L::kRows);
-        return launch(halting_step_kernel<L>, dim3(grid), kThreads, args, stream);
+        return launch_dependent(halting_step_kernel<L>, dim3(grid), kThreads, args, stream);
     });
 }
 

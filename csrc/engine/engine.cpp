@@ -79,7 +79,8 @@ struct Workspace {
     }
 };
 
-// A: what attention is computed in, queries, keys and values with it.
+// A: what attention is computed in, queries, keys and values with it, and what stands between the
+// two products of the feed-forward block.
 template <class T, class A = T>
 class EngineOf : public Engine {
   public:
@@ -233,13 +234,15 @@ Matrix<T> EngineOf<T, A>::feed_forward(const Matrix<T>& input, int64_t rows, Wor
     T* const memory =
         space.products.template of<T>(capacity * stride + inner_rows * ffn_.kernel_stride());
     T* const inner_memory = memory + capacity * stride;
-    if (!by_kernels) {
-        const Matrix<T> inner =
-            multiply(ffn_, input, rows, activation_, inner_memory, space.inner, space.quantized);
-        return multiply(ffn_output_, inner, rows, Activation::none, memory, space.output,
-                        space.quantized);
-    }
-    const Matrix<T> out{memory, stride}, inner{inner_memory, ffn_.kernel_stride()};
+    if constexpr (std::is_same_v<A, T>)
+        if (!by_kernels) {
+            const Matrix<T> inner = multiply(ffn_, input, rows, activation_, inner_memory,
+                                             space.inner, space.quantized);
+            return multiply(ffn_output_, inner, rows, Activation::none, memory, space.output,
+                            space.quantized);
+        }
+    const Matrix<T> out{memory, stride};
+    const Matrix<A> inner{reinterpret_cast<A*>(inner_memory), ffn_.kernel_stride()};
     for (int64_t first = 0; first < rows; first += inner_rows) {
         const int64_t count = std::min(inner_rows, rows - first);
         ffn_.by_kernels(Matrix<T>{input.row(first), input.stride}, count, activation_, inner,
@@ -365,7 +368,8 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const Layer& layer, Weights weights, bool onednn) {
-    // Rounding queries, keys and values to bfloat16 is little beside rounding all rows to int8.
+    // Rounding to bfloat16 what is rounded to int8 next, or queries, keys and values, is little
+    // beside that.
     if (weights == Weights::int8 && layer.query[0].dtype == kScalarType<float> &&
         cpu::multiplies_bfloat16())
         return std::make_unique<EngineOf<float, BFloat16>>(layer, weights, onednn);

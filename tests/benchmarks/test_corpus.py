@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from suite import corpus
+from albert_act_fast import native
+from albert_act_fast.tokenizer import load_tokenizer
+from suite import corpus, one_sentence, parts
+from suite.measured_rows import FIELDS
 from suite.plots import corpus as picture
 from suite.tables import corpus as table
 from suite.tables import corpus_memory as memory_table
+from suite.tables import sentence as sentence_table
 
 TEXTS = [f"{'so ' * (n % 7)}it was {n}" for n in range(100)]
 BY_LENGTH = sorted(TEXTS, key=len)
@@ -102,3 +106,28 @@ def test_all_ways(tmp_path, monkeypatch):
     rows = corpus.corpus_rows(tmp_path, "tiny", sentences=16)
     assert not [row for row in rows if "wrong" in row], rows
     assert all("texts_a_second" in row or "not installed" in row["skipped"] for row in rows)
+
+
+def test_one_sentence(tmp_path, monkeypatch):
+    if native.why_no_cpp is not None:
+        pytest.skip(native.why_no_cpp)
+    assert len(load_tokenizer()(one_sentence.SENTENCE)["input_ids"]) == one_sentence.TOKENS
+    monkeypatch.setattr(one_sentence, "SIZES", ("shipped",))
+    monkeypatch.setattr(parts, "SECONDS", 0.0)
+    rows = one_sentence.sentence_rows(tmp_path, rounds=2)
+    names = [
+        f"{way} {d}"
+        for d in one_sentence.DTYPES
+        for way in ("TextEncoder.encode", "tokenizer and model")
+    ]
+    assert [row["variant"] for row in rows] == names
+    for row in rows:
+        assert row.keys() <= {key for keys in FIELDS for key in keys.split(", ")} | {"kind"}
+        assert row["beside_products"] > 0
+        assert row["of_model"] == 1 or row["variant"].startswith("TextEncoder")
+    lines = sentence_table(rows).splitlines()
+    assert len(lines) == 2 + len(rows)
+    # What computes something else has no time.
+    monkeypatch.setattr(one_sentence.TextEncoder, "encode", lambda *_, **__: np.ones(192))
+    rows = one_sentence.sentence_rows(tmp_path, rounds=1)
+    assert all("seconds" not in row and "differs by" in row["wrong"] for row in rows)

@@ -43,11 +43,19 @@ def test_work_is_that_of_the_layer():
         "linear",
         "add_layer_norm",
         "linear",
-        "linear",
-        "decide",
-        "move",
+        "split_linear",
+        "halting_step",
     ]
-    of_products = sum(k.flops for k in kernels if k.name in ("project_qkv", "linear"))
+    copied = model.iteration_kernels(4096, 4096, Capacity(4096, 32), model.GPUS["H100"])
+    assert [kernel.name for kernel in copied if kernel.name.startswith("wide_")] == [
+        "wide_project_qkv",
+        "wide_linear",
+    ]
+    alone = model.iteration_kernels(
+        4096, 4096, Capacity(4096, 32), model.GPUS["A100"], halting_step="triton"
+    )
+    assert [kernel.name for kernel in alone][-2:] == ["decide", "move"]
+    of_products = sum(k.flops for k in kernels if "project" in k.name or "linear" in k.name)
     assert of_products == 2 * 4096 * weights
     attention = next(k.flops for k in kernels if k.name == "ragged_attention")
     assert attention == 2 * 2 * 4096 * 128 * 768
@@ -68,7 +76,10 @@ def test_predictions_are_possible(name, size):
         # Of one sequence few rows take tiles and parts that by the model are a little too many.
         most = 1.02 if batch == 1 else 1.001
         assert last < dropping.seconds <= everything.seconds * most
-        assert everything.launches == 8 * model.ITERATIONS[size]
+        assert everything.launches == 7 * model.ITERATIONS[size]
+        alone = model.predict(size, batch, gpu, dropping=True, halting_step="triton")
+        assert dropping.seconds < alone.seconds
+        assert alone.launches == 8 * model.ITERATIONS[size]
         saved = batch * 128 * model.ITERATIONS[size] / sum(model.running_rows(size, batch))
         assert everything.seconds / dropping.seconds <= saved
         last = dropping.seconds * 0.999

@@ -104,6 +104,7 @@ inline uint64_t load_relaxed(const uint64_t* from) {
     return __atomic_load_n(from, __ATOMIC_RELAXED);
 }
 inline void hold(uint4&) {}
+inline void wait_for_the_kernel_before() {}
 inline void store_relaxed(uint64_t* to, uint64_t value) {
     simt::maybe_pause();
     __atomic_store_n(to, value, __ATOMIC_RELAXED);
@@ -132,6 +133,12 @@ const char* launch(void (*kernel)(Args), dim3 grid, int threads, const Args& arg
         },
         &call);
     return nullptr;
+}
+
+template <class Args>
+const char* launch_dependent(void (*kernel)(Args), dim3 grid, int threads, const Args& args,
+                             void* stream) {
+    return launch(kernel, grid, threads, args, stream);
 }
 
 }  // namespace albert_act_fast::cuda

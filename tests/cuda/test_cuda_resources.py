@@ -18,7 +18,7 @@ from support.cuda_resources import (
     why_not,
 )
 from support.gpu_resources import read_table, worse
-from support.memory_order import tokens, unordered
+from support.memory_order import tokens, unordered, waits_first
 
 from albert_act_fast.ops.contracts import OPERATORS
 
@@ -35,6 +35,8 @@ def test_machine_code(target):
         assert waits_between_rows(name, text) is None
         relaxed = ()
         if "halting_step" in name:
+            # It is launched between kernels of Triton's, all of which wait for the one before.
+            assert waits_first(text, target), name
             # The ticket and the mark of a finished block, which alone is for what others wrote; the
             # two statuses of a tile; those that are looked at: eight, the same once more where they
             # have to be waited for, and by the last block one.

@@ -63,3 +63,12 @@ def test_no_later_release_is_compiled_from_ptx_than_the_driver_knows(gpu):
     assert "serves CUDA up to 13.0" in implementations.availability("cuda")["cuda"]
     gpu((10, 0), 13000, later)  # has machine code: any driver of the major version will do
     assert implementations.availability("cuda")["cuda"] is None
+
+
+def test_cuda_operators_are_not_for_gpus_of_amd(gpu, monkeypatch):
+    """ROCm's builds of PyTorch call those "cuda" too."""
+    gpu((9, 4), None)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    reasons = implementations.availability("cuda")
+    assert "NVIDIA" in reasons["cuda"]
+    assert reasons["triton"] is None

@@ -37,6 +37,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from albert_act_fast.kernels import dependent_launch, launch_tables
 from support.interpreter_arithmetic import KernelError, make_arithmetic_strict
@@ -97,6 +98,8 @@ class Launch:
     def add(self, name: str, value) -> None:
         if name == "PDL":
             self.dependent = value
+        if isinstance(value, TensorDescriptor):  # what it loads is checked as any load is
+            value = value.base
         if isinstance(value, torch.Tensor) and value.numel():
             key = value.untyped_storage().data_ptr()
             self.memories.setdefault(key, Memory(value, name)).add(value, name)
@@ -256,7 +259,7 @@ def _make_memory_strict() -> None:
 
     for function in (create_masked_load, create_masked_store, create_atomic_rmw, create_barrier):
         setattr(builder, function.__name__, function)
-    builder.create_atomic_cas = builder.create_make_tensor_descriptor = not_checked
+    builder.create_atomic_cas = not_checked
     builder.create_atomic_load = builder.create_atomic_store = not_checked
     builder.create_atomic_poll = not_checked
 

@@ -91,7 +91,7 @@ def launches(target: str) -> list[Launch]:
 
 
 def _cases() -> Iterator[tuple[str, torch.dtype, int, tuple[str, ...]]]:
-    for rows in (64, 512, 8192):
+    for rows in (64, 512, 2048, 8192):
         yield "base", torch.bfloat16, rows, ()
     yield "base", torch.float32, 8192, ()
     yield "base", torch.bfloat16, 8192, ("relative",)
@@ -141,12 +141,13 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     call("linear", row, weight, x(hidden), None, count, "none", x(rows, hidden))
     call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
     call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
-    splits = launch_tables.splits(rows, inner, dtype.itemsize)
-    if splits > 1:
-        parts = x(splits, rows, hidden, dtype=torch.float32)
-        marks = x(launch_tables.split_marks(rows, hidden), dtype=torch.int32)
-        deep, out = (x(rows, inner), x(hidden, inner), x(hidden)), x(rows, hidden)
-        call("split_linear", *deep, row, count, parts, marks, out)
+    for depth, residual in ((hidden, None), (inner, row)):
+        splits = launch_tables.splits(rows, depth, dtype.itemsize)
+        if splits > 1:
+            parts = x(splits, rows, hidden, dtype=torch.float32)
+            marks = x(launch_tables.split_marks(rows, hidden), dtype=torch.int32)
+            deep, out = (x(rows, depth), x(hidden, depth), x(hidden)), x(rows, hidden)
+            call("split_linear", *deep, residual, count, parts, marks, out)
     ids, mask = x(64, 128, dtype=torch.int64), x(64, 128, dtype=torch.bool)
     for given in ((ids, mask, ids, ids), (None, x(64, 128, dtype=torch.float32), None, None)):
         found, offsets = x(2, 64, dtype=torch.int32), x(66, dtype=torch.int64)
@@ -160,6 +161,9 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
 
 def _signature(launch: Launch) -> tuple[dict, dict, dict]:
     """Types, constants and alignments, as Triton finds them when a kernel is called."""
+    from triton.runtime.jit import mangle_type
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
     signature, constants, attributes = {}, {}, {}
     for place, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
@@ -168,6 +172,8 @@ def _signature(launch: Launch) -> tuple[dict, dict, dict]:
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = "*" + _TYPES[value.dtype]
             attributes[(place,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, TensorDescriptor):
+            signature[parameter.name] = mangle_type(value)
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
         elif value == 1 and not parameter.do_not_specialize:

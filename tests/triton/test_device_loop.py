@@ -26,12 +26,14 @@ from albert_act_fast.engine import gpu, loop
 from albert_act_fast.engine.gpu import graphs
 from albert_act_fast.engine.gpu.buffers import PackedRows
 from albert_act_fast.engine.gpu.counts import Unknown
-from albert_act_fast.engine.gpu.iterations import launch_all
+from albert_act_fast.engine.gpu.iterations import LAUNCHES_PER_ITERATION, launch_all
 from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.kernels import launch_tables
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 POSITIONS = tuple(POSITION_TYPES)
+# The CUDA kernels' own, compiled as C++, between the interpreted kernels of Triton.
+BOTH_HALTING_STEPS = pytest.mark.parametrize("halting_step", ["triton", "cuda"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +57,15 @@ def assert_same(given, expected):
 
 
 @pytest.mark.parametrize(
-    ("size", "position"),
+    ("size", "position", "halting_step"),
     [
-        *((size, position) for size in ("even", "odd") for position in POSITIONS),
-        ("one head", "relative_key"),
-        ("one column a head", "relative_key_query"),
+        *((size, position, "triton") for size in ("even", "odd") for position in POSITIONS),
+        ("one head", "relative_key", "triton"),
+        ("one column a head", "relative_key_query", "triton"),
+        ("even", "absolute", "cuda"),
+        ("odd", "relative_key", "cuda"),
     ],
+    indirect=["halting_step"],
 )
 def test_models(size, position):
     seed = POSITIONS.index(position)
@@ -85,6 +90,7 @@ def test_activations_and_thresholds(activation, epsilon):
     assert assert_parity(run(model, "triton", **inputs), traced, mask) == 0
 
 
+@BOTH_HALTING_STEPS
 @pytest.mark.parametrize("bias", [20.0, -20.0])
 @pytest.mark.parametrize("epsilon", [0, 0.01])
 def test_all_halt_at_once_and_none_does(bias, epsilon):
@@ -100,6 +106,7 @@ def test_all_halt_at_once_and_none_does(bias, epsilon):
     )
 
 
+@BOTH_HALTING_STEPS
 @pytest.mark.parametrize("lengths", [[1], [1, 1, 1], [23], [0, 3, 0]])
 def test_one_token_one_sequence_and_none(lengths):
     model = random_model(5, num_hidden_layers=6)
@@ -111,6 +118,7 @@ def test_one_token_one_sequence_and_none(lengths):
     assert run(model, "triton", **nothing).last_hidden_state.abs().max() == 0
 
 
+@BOTH_HALTING_STEPS
 def test_ties():
     """Every p is exactly 1/2: hp is 0.5, then 1.0, which with threshold 1 is a tie."""
     for epsilon, depth in ((0, 2), (0.5, 2), (0.25, 2)):
@@ -126,7 +134,11 @@ def test_ties():
         assert expected.n_updates.max() <= depth
 
 
-@pytest.mark.parametrize("more", [(0, 0), (1, 0), (45, 9)])
+@pytest.mark.parametrize(
+    ("more", "halting_step"),
+    [((0, 0), "triton"), ((1, 0), "triton"), ((45, 9), "triton"), ((45, 9), "cuda")],
+    indirect=["halting_step"],
+)
 @pytest.mark.parametrize("halting_bias", [-1.8, 20.0])
 def test_a_capacity_beyond_the_batch(more, halting_bias):
     lengths = [9, 1, 0, 14]
@@ -146,7 +158,9 @@ def test_launches_end_once_the_host_knows(lag):
     assert depth < 10, "the counts should reach 0 before the last iteration"
     before = len(triton_interpreter.launches)
     assert_same(on_device(layer, hidden, lengths, limits, counts=Late(lag)), expected)
-    assert len(triton_interpreter.launches) - before == 8 * min(depth + lag, 10)
+    assert len(triton_interpreter.launches) - before == LAUNCHES_PER_ITERATION["triton"] * min(
+        depth + lag, 10
+    )
 
 
 def test_products_whose_depth_is_split(monkeypatch):
@@ -157,10 +171,11 @@ def test_products_whose_depth_is_split(monkeypatch):
     result = on_device(layer, hidden, lengths, limits, more=(9, 1))
     assert_same(result, eager(layer, hidden, lengths, limits))
     names = [name for name, _ in triton_interpreter.launches[before:]]
-    assert names.count("split_linear") == 5
-    assert names.count("linear") == 10
+    assert names.count("split_linear") == 10
+    assert names.count("linear") == 5
 
 
+@BOTH_HALTING_STEPS
 def test_buffers_serve_one_batch_after_the_other():
     """As a graph's do: nothing of the batch before shows, whatever its size was."""
     layer, first, limits = layer_and_rows(3, [17], num_hidden_layers=4)
@@ -206,6 +221,7 @@ def test_compiled_models(context):
     assert torch.equal(output.n_updates, run(model, "reference", **inputs).n_updates)
 
 
+@BOTH_HALTING_STEPS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_no_worse_than_plain_pytorch(dtype):
     model = random_model(7, num_hidden_layers=6)

@@ -8,7 +8,10 @@ from support.models import random_model
 
 from albert_act_fast import engine
 from albert_act_fast.engine import gpu
-from albert_act_fast.engine.gpu import graphs
+from albert_act_fast.engine.gpu import graphs, iterations
+from albert_act_fast.engine.gpu.iterations import whose_halting_step
+from albert_act_fast.engine.layer import layer_weights
+from albert_act_fast.implementations import IMPLEMENTATIONS
 
 
 def test_the_reasons(monkeypatch):
@@ -18,7 +21,9 @@ def test_the_reasons(monkeypatch):
     assert graphs.why_not(torch.device("cuda")) == "ALBERT_ACT_FAST_CUDA_GRAPHS=0"
     call = engine.call_of(random_model(0), "triton")
     assert gpu.why_not(call) is None
-    assert gpu.describe(call).startswith("all iterations without a host sync, kernel by kernel: ")
+    assert "all iterations without a host sync, " in gpu.describe(call)
+    assert " launches each (halting step: " in gpu.describe(call)
+    assert ", kernel by kernel: " in gpu.describe(call)
 
 
 def test_layers_the_kernels_cannot_take():
@@ -53,7 +58,7 @@ def test_models_say_what_computes_them(monkeypatch):
     with pytest.raises(ValueError, match="expected one of auto"):
         model.explain_implementation("fast")
     monkeypatch.setattr("albert_act_fast.implementations.availability", lambda _: {"triton": None})
-    assert "without a host sync, kernel by kernel" in model.explain_implementation("triton")
+    assert "without a host sync, " in model.explain_implementation("triton")
 
 
 def test_warming_up_runs_every_batch_twice():
@@ -61,3 +66,22 @@ def test_warming_up_runs_every_batch_twice():
     model.register_forward_pre_hook(lambda _, arguments: shapes.append(arguments[0].shape))
     gpu.warm_up(model, [(2, 5), (1, 9)])
     assert shapes == [(2, 5), (2, 5), (1, 9), (1, 9)]
+
+
+def test_whose_halting_step(monkeypatch):
+    """CUDA's where it was built for the GPU and takes rows as wide."""
+    layer = layer_weights(random_model(0).encoder.albert_layer)
+    reasons = dict.fromkeys(IMPLEMENTATIONS)
+    asked = []
+
+    def availability(device):
+        asked.append(device)
+        return reasons
+
+    monkeypatch.setattr(iterations, "availability", availability)
+    assert whose_halting_step(layer) == "cuda"
+    assert asked == [layer.query[0].device]
+    wide = random_model(0, hidden_size=4104, num_attention_heads=27, intermediate_size=8)
+    assert whose_halting_step(layer_weights(wide.encoder.albert_layer)) == "triton"
+    reasons["cuda"] = "not built"
+    assert whose_halting_step(layer) == "triton"

@@ -13,7 +13,9 @@ from support.device_loop import call_of_layer, packed
 from support.models import mask_of, random_batch, random_lengths, random_model
 
 from albert_act_fast.engine import PackedTokens, gpu
-from albert_act_fast.engine.gpu import graphs
+from albert_act_fast.engine.gpu import graphs, iterations
+from albert_act_fast.engine.gpu.iterations import LAUNCHES_PER_ITERATION
+from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.implementations import availability
 
 pytestmark = [
@@ -71,7 +73,7 @@ def test_nothing_waits_for_the_device(way):
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_eight_kernels_an_iteration(monkeypatch):
+def test_seven_or_eight_kernels_an_iteration(monkeypatch):
     monkeypatch.setenv(graphs.SWITCH, "0")
     model = random_model(2, halting_bias=-20.0, num_hidden_layers=10).cuda()
     inputs = on("cuda", 2, model, [20, 7])
@@ -80,7 +82,23 @@ def test_eight_kernels_an_iteration(monkeypatch):
         run(model, "triton", **inputs)
     names = [event.name for event in profile.events()]
     ours = ("project_qkv", "ragged_attention", "linear", "add_layer_norm", "decide", "move")
-    assert sum(name in ours for name in names) == 8 * 10
+    kernels = sum(name in ours or "halting_step_kernel" in name for name in names)
+    whose = iterations.whose_halting_step(layer_weights(model.encoder.albert_layer))
+    assert kernels == 10 * LAUNCHES_PER_ITERATION[whose]
+
+
+def test_both_halting_steps(way, monkeypatch):
+    if availability("cuda")["cuda"] is not None:
+        pytest.skip(availability("cuda")["cuda"])
+    for whose in ("triton", "cuda"):
+        monkeypatch.setattr(iterations, "whose_halting_step", lambda layer, whose=whose: whose)
+        model = random_model(5, num_hidden_layers=24).cuda()
+        for seed, lengths in enumerate(LENGTHS):
+            inputs = on("cuda", seed, model, lengths)
+            traced = trace_reference(model, **inputs)
+            for _ in range(3):  # launched, captured, replayed
+                output = run(model, "triton", **inputs)
+                assert_parity(output, traced, inputs["attention_mask"])
 
 
 def test_other_streams_several_threads_and_models(way):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from support.triton_resources import TABLE, TARGETS, compile_all, launches
 
 from albert_act_fast.ops import triton_ops
 
-MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention")
+WIDE = ("wide_linear", "wide_project_qkv")
+MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention", *WIDE)
+# Whole tiles copied by the GPU itself, and the matrix instructions that read them where they lie.
+COPIED = {"sm_90": (r"UTMALDG", r"HGMMA"), "sm_100": (r"UTMALDG", r"UTC\w*MMA")}
 # One of 16 bits with split products, and one of 32 bits whose attention once spilled.
 FEW_CASES = ("base, bfloat16, 64 rows", "4096 wide, float32, 8192 rows")
 PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
@@ -54,6 +58,9 @@ def test_machine_code(target, cases):
     assert [row for row in measured if tensor_cores_in_float32(row)] == []
     ordered = set()
     for kernel in compiled:
+        if kernel.resources.kernel in WIDE:
+            for instruction in COPIED[target]:
+                assert re.search(rf"\b{instruction}\b", kernel.code), kernel.resources
         found = tokens(kernel.code, amd=target.startswith("gfx"))
         assert waits_first(kernel.code, target), kernel.resources
         decides = kernel.resources.kernel == "decide"
@@ -92,7 +99,7 @@ def test_every_kernel_and_both_kinds_of_access_are_in_the_table():
     table = read_table(TABLE)
     named = {path.stem for path in Path(triton_ops.__file__).parents[2].glob("kernels/*.py")}
     shared = {"layer_norm", "products", "launch_tables", "dependent_launch"}
-    launched = named - shared - {"halting_step"} | {"decide", "move"}
+    launched = named - shared - {"halting_step", "wide_products"} | {"decide", "move", *WIDE}
     assert {row.kernel for row in table} == launched
     assert {row.target for row in table} == set(TARGETS)
     # In bfloat16 at the published width rows move 128 bits at a time; ids go one by one.

@@ -17,14 +17,14 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 from albert_act_fast.engine.gpu.graphs import capacity_of
 from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.kernels import launch_tables
-from albert_act_fast.kernels.launch_tables import Product
+from albert_act_fast.kernels.launch_tables import Products
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 # As many tiles as there are for 16 bits, for launches small enough to be interpreted.
 THREE_TILES = (
-    (4, Product(16, 16, 16, 4, 2)),
-    (12, Product(16, 32, 32, 4, 2)),
-    (None, Product(32, 16, 64, 4, 2)),
+    (4, Products(16, 16, 16, 0, 16, 16, 16, 4, 2)),
+    (12, Products(16, 32, 32, 4, 16, 16, 16, 4, 2)),
+    (None, Products(32, 16, 64, 12, 16, 32, 32, 4, 2)),
 )
 
 
@@ -73,8 +73,13 @@ def test_counts_that_come_early_late_or_never(monkeypatch):
 def test_a_graph_has_the_tiles_of_the_launches_without_one():
     for architecture in ARCHITECTURES:
         for size in (2, 4):
-            for rows in range(1, 1100):
+            for rows in range(1, 2 * launch_tables.WIDE_ROWS):
                 covered = capacity_of(rows, 1).rows
+                for width in (768, 3072):
+                    wide = launch_tables.wide_products(architecture, rows, width, size)
+                    assert wide == launch_tables.wide_products(architecture, covered, width, size)
+                    parts = launch_tables.splits(rows, width, size)
+                    assert parts == launch_tables.splits(covered, width, size)
                 without = launch_tables.products(architecture, rows, size)
                 assert without == launch_tables.products(architecture, covered, size)
 
@@ -138,3 +143,4 @@ def test_float32_has_one_tile():
         tiles = {launch_tables.products(architecture, rows, 4) for rows in (1, 64, 512, 100_000)}
         assert len(tiles) == 1
         assert tiles.pop().FEW_ROWS == 0
+        assert launch_tables.wide_products(architecture, 100_000, 3072, 4) is None

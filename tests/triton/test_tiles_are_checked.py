@@ -6,23 +6,31 @@ import pytest
 import torch
 import tune_products
 
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from support import triton_interpreter
+
 from albert_act_fast.kernels import launch_tables
 from albert_act_fast.ops import implementation_of
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tiles_are_checked_before_they_are_timed(interpreted, dtype, monkeypatch):
-    tile = launch_tables.Product(16, 32, 32, 4, 2)
-    calls = []
+@pytest.mark.parametrize(
+    ("dtype", "wide"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
+def test_tiles_are_checked_before_they_are_timed(interpreted, dtype, wide, monkeypatch):
+    tile = launch_tables.one_tile(16, 32, 32, 4, 2)
+    calls, before = [], len(triton_interpreter.launches)
 
     def clock(call):
         call()
         calls.append(call)
         return 0.5
 
-    shapes = ((40, 33), (33, 70))
-    assert tune_products.seconds(tile, 19, dtype, "cpu", clock, shapes) == 1.0
+    shapes = ((40, 33), (48, 70))  # rows of multiples of 16 bytes, as copied tiles ask for
+    assert tune_products.seconds(tile, 19, dtype, "cpu", clock, shapes, wide) == 1.0
     assert len(calls) == 2
+    kernels = {name for name, _ in triton_interpreter.launches[before:]}
+    assert kernels == {"wide_linear" if wide else "linear"}
     right = implementation_of("linear", "triton")
 
     def wrong(*arguments):
@@ -31,5 +39,5 @@ def test_tiles_are_checked_before_they_are_timed(interpreted, dtype, monkeypatch
 
     monkeypatch.setattr(tune_products, "implementation_of", lambda *_: wrong)
     with pytest.raises(AssertionError, match="a product is wrong by"):
-        tune_products.seconds(tile, 19, dtype, "cpu", clock, shapes)
+        tune_products.seconds(tile, 19, dtype, "cpu", clock, shapes, wide)
     assert len(calls) == 2

@@ -16,7 +16,11 @@ from albert_act_fast.engine.gpu import graphs, padded
 from albert_act_fast.engine.gpu.buffers import Batch, Buffers, PackedRows
 from albert_act_fast.engine.gpu.counts import Arriving, Unknown
 from albert_act_fast.engine.gpu.graphs import graphs_of, release
-from albert_act_fast.engine.gpu.iterations import launch_all
+from albert_act_fast.engine.gpu.iterations import (
+    LAUNCHES_PER_ITERATION,
+    launch_all,
+    whose_halting_step,
+)
 from albert_act_fast.engine.packing import PackedResult, PackedTokens
 from albert_act_fast.inputs import ShapedInputs
 from albert_act_fast.ops.triton_ops import MAX_HEAD_SIZE, ROW_DTYPES
@@ -118,9 +122,12 @@ def warm_up(model: nn.Module, batches: Iterable[tuple[int, int]]) -> None:
 def describe(call: Call) -> str:
     """How it runs on the model's device."""
     device = call.layer.act.dense.weight.device
+    halting_step = whose_halting_step(call.layer_weights)
+    launches = LAUNCHES_PER_ITERATION[halting_step]
+    how = f"{HOW}, {launches} launches each (halting step: {halting_step})"
     reason = graphs.why_not(device)
     if reason is not None:
-        return f"{HOW}, kernel by kernel: {reason}"
+        return f"{how}, kernel by kernel: {reason}"
     captured = graphs_of(call.layer).report()
     sizes = ", ".join(f"{c.rows} rows ({n >> 20} MiB)" for c, n in captured.items()) or "none yet"
-    return f"{HOW}; CUDA graphs so far: {sizes}"
+    return f"{how}; CUDA graphs so far: {sizes}"

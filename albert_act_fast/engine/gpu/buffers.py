@@ -52,9 +52,13 @@ class Buffers:
         # With the first call alone: importing the package imports no kernels.
         from albert_act_fast.kernels import launch_tables
 
-        # Of the feed-forward block's second product, where its depth is split.
+        # Of the products of either depth whose depth is split.
+        self.splits = {
+            depth: launch_tables.splits(rows, depth, dtype.itemsize)
+            for depth in (width, layer.inner)
+        }
         self.parts = self.arrived = None
-        splits = launch_tables.splits(rows, layer.inner, dtype.itemsize)
+        splits = max(self.splits.values())
         if splits > 1:
             self.parts = torch.empty(splits, rows, width, dtype=torch.float32, device=device)
             self.arrived = vector(launch_tables.split_marks(rows, width), torch.int32)

@@ -1,11 +1,10 @@
 """All iterations of a batch as one CUDA graph, captured once for each capacity and replayed.
 
-A graph has the most iterations the model may take, eight kernels each, on buffers of its own. Where
-all rows have halted before the last, the rest of its kernels leave before they load anything.
-(CUDA's conditional WHILE node would leave them out, but its condition can only be set by a kernel
-in CUDA C++, which a Triton kernel is not, and PyTorch captures IF nodes alone.) It runs our kernels
-alone: nothing is allocated while it is captured, so that graphs share no memory pool and any two of
-them may run at the same time.
+A graph has the most iterations the model may take, seven or eight kernels each, on buffers of its
+own. Where all rows have halted before the last, the rest of its kernels leave before they load
+anything. (CUDA's conditional WHILE node would leave them out, but PyTorch captures IF nodes alone.)
+It runs our kernels alone: nothing is allocated while it is captured, so that graphs share no memory
+pool and any two of them may run at the same time.
 
 Not yet run on a GPU.
 """

@@ -1,12 +1,14 @@
-"""The launches of all iterations: eight each, and none that waits for the device.
+"""The launches of all iterations: seven or eight each, and none that waits for the device.
 
     project_qkv       queries of the running rows; keys, values of those that moved, into the store
     ragged_attention
     linear            attention.dense
     add_layer_norm
     linear            ffn, with the activation
-    linear            ffn_output, with the residual; or split_linear, where rows are few
-    decide, move      the halting step
+    linear            ffn_output, with the residual
+    halting_step      in CUDA C++, where that was built for the GPU; else decide and move
+
+Where rows are few, `split_linear` takes the place of the first and the third `linear`.
 
 Every launch covers all rows there were at first; how many are live stands in device memory, and
 programs past them leave before they load anything. Once no row is running, whole launches do.
@@ -28,24 +30,43 @@ from albert_act_fast.engine.halting import (
     halting_step_arguments,
 )
 from albert_act_fast.engine.layer import LayerWeights
+from albert_act_fast.implementations import availability
 
-LAUNCHES_PER_ITERATION = 8
+# By whose halting step it is.
+LAUNCHES_PER_ITERATION = {"cuda": 7, "triton": 8}
+# Columns of a row, at most (kMaxWidth in csrc/cuda/kernels.h).
+CUDA_MAX_WIDTH = 4096
+
+
+def whose_halting_step(layer: LayerWeights) -> str:
+    """The implementation whose halting step the engine takes: CUDA's, one launch that reads every
+    row once, wherever it can."""
+    device = layer.query[0].device
+    if layer.width <= CUDA_MAX_WIDTH and availability(device)["cuda"] is None:
+        return "cuda"
+    return "triton"
 
 
 def launch_all(
     layer: LayerWeights, buffers: Buffers, limits: HaltingLimits, counts: Unknown
 ) -> None:
     """Iterates the batch that was loaded until no row is running, as far as the host knows."""
+    halting_step = whose_halting_step(layer)
     for iteration in range(1, limits.max_iterations + 1):
-        launch_iteration(layer, buffers, limits, iteration)
+        launch_iteration(layer, buffers, limits, iteration, halting_step)
         counts.sent(buffers.running(iteration % 2).query_offsets[-1:])
         if counts.no_row_runs():
             break
 
 
 def launch_iteration(
-    layer: LayerWeights, buffers: Buffers, limits: HaltingLimits, iteration: int
+    layer: LayerWeights,
+    buffers: Buffers,
+    limits: HaltingLimits,
+    iteration: int,
+    halting_step: str,
 ) -> None:
+    """halting_step: the implementation it is taken of."""
     # Rows that moved in the iteration before, those that were running then, stand first in what
     # this one reads; the offsets that it will overwrite still say how many.
     now, following = buffers.running((iteration - 1) % 2), buffers.running(iteration % 2)
@@ -76,19 +97,16 @@ def launch_iteration(
         layer.key_distances,
         attended,
     )
-    linear = _op("linear")
-    linear(attended, *layer.dense, None, running_count, "none", projected)
+    _product(buffers, attended, *layer.dense, None, running_count, projected)
     _op("add_layer_norm")(
         projected, now.hidden, *layer.attention_norm, layer.attention_eps, running_count, ffn_input
     )
-    linear(ffn_input, *layer.ffn, None, running_count, layer.activation, buffers.ffn_inner)
-    # The product adds the residual, which saves both launches of the halting step a row.
-    given = (buffers.ffn_inner, *layer.ffn_output, ffn_input, running_count)
-    if buffers.parts is None:
-        linear(*given, "none", buffers.ffn_output)
-    else:
-        _op("split_linear")(*given, buffers.parts, buffers.arrived, buffers.ffn_output)
-    _op("halting_step")(
+    _op("linear")(ffn_input, *layer.ffn, None, running_count, layer.activation, buffers.ffn_inner)
+    # The product adds the residual, which saves each launch of the halting step a row.
+    _product(
+        buffers, buffers.ffn_inner, *layer.ffn_output, ffn_input, running_count, buffers.ffn_output
+    )
+    ops.implementation_of("halting_step", halting_step)(
         *halting_step_arguments(
             now,
             following,
@@ -101,6 +119,16 @@ def launch_iteration(
             None,
         )
     )
+
+
+def _product(buffers: Buffers, x, weight, bias, residual, row_count, out) -> None:
+    """`linear` without activation, of a depth that may be split."""
+    splits = buffers.splits[x.size(1)]
+    if splits == 1:
+        _op("linear")(x, weight, bias, residual, row_count, "none", out)
+    else:
+        parts = buffers.parts[:splits]
+        _op("split_linear")(x, weight, bias, residual, row_count, parts, buffers.arrived, out)
 
 
 def _op(name: str):

@@ -1,0 +1,144 @@
+"""Products whose tiles the GPU copies by itself, several for each program."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from support import triton_interpreter
+from support.device_loop import layer_and_rows, on_device
+from torch.nn import functional as F
+
+from albert_act_fast.kernels import launch_tables
+from albert_act_fast.kernels.launch_tables import Products
+from albert_act_fast.ops.contracts import implementation_of
+from suite.operator_calls import Maker, poisoned
+from tests.triton.test_kernels import ACTIVATIONS, assert_as_exact_as_pytorch, plain_linear
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+DTYPES = (torch.bfloat16, torch.float16)
+FEW_ROWS, PROGRAMS = 20, 3
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """The table as of a GPU of three multiprocessors, with tiles small enough to be interpreted."""
+    tiles = Products(32, 64, 32, FEW_ROWS, 16, 32, 16, 4, 2)
+    monkeypatch.setitem(launch_tables._WIDE, "sm_80", tiles)
+    monkeypatch.setattr(launch_tables, "WIDE_ROWS", 16)
+    monkeypatch.setattr(launch_tables, "WIDE_TILES", 2)
+    monkeypatch.setattr(launch_tables, "multiprocessors", lambda device: PROGRAMS)
+
+
+def last_launch() -> tuple[str, tuple[int, ...]]:
+    return triton_interpreter.launches[-1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "live", "depth", "columns"),
+    # All rows, few of them, fewer than small tiles are for, none; sizes that no tile divides.
+    [(97, 97, 64, 130), (140, 65, 72, 96), (140, FEW_ROWS, 40, 72), (33, 0, 32, 64)],
+)
+def test_linear(dtype, activation, added, rows, live, depth, columns):
+    make = Maker(rows + columns, dtype, wide=True)
+    x, weight = make.rows(live, depth, rows - live), make.rows(columns, depth, scale=depth**-0.5)
+    # Rows that begin at multiples of 16 bytes.
+    x, weight = (
+        F.pad(matrix, (0, 8), value=float("nan"))[:, :depth]
+        for matrix in (x.contiguous(), weight.contiguous())
+    )
+    bias, out = make.normal(columns), poisoned(rows, columns, dtype=dtype)
+    residual = make.rows(live, columns, rows - live) if added else None
+    implementation_of("linear", "triton")(
+        x, weight, bias, residual, torch.tensor([live]), activation, out
+    )
+    assert last_launch() == ("wide_linear", (PROGRAMS, 1, 1))
+    assert out[live:].isnan().all()
+    if not live:
+        return
+    act = ACTIVATIONS[activation]
+    truth = act(F.linear(x[:live].double(), weight.double(), bias.double()))
+    plain = act(plain_linear(x[:live], weight, bias))
+    if added:
+        truth, plain = truth + residual[:live], plain + residual[:live]
+    assert_as_exact_as_pytorch(out[:live], truth, plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("running", "moved", "beyond"),
+    [(97, 97, 0), (70, 97, 6), (5, 90, 30), (0, 90, 6), (0, 0, 40), (9, FEW_ROWS, 40)],
+)
+def test_project_qkv(dtype, running, moved, beyond):
+    make, width, tokens = Maker(running, dtype, wide=False), 72, moved + 5
+    hidden = make.rows(moved, width, beyond)
+    weights = [make.rows(width, width, scale=width**-0.5) for _ in range(3)]
+    biases = [make.normal(width) for _ in range(3)]
+    index = torch.randperm(tokens, generator=make.generator)[:moved]
+    token_index = torch.cat([index, torch.full((beyond,), 2**40)])
+    queries = poisoned(moved + beyond, width, dtype=dtype)
+    stores = [poisoned(tokens, width, dtype=dtype) for _ in range(2)]
+    implementation_of("project_qkv", "triton")(
+        hidden, weights, biases, token_index, torch.tensor([running]), torch.tensor([moved]),
+        queries, *stores,
+    )  # fmt: skip
+    assert last_launch() == ("wide_project_qkv", (PROGRAMS, 1, 1))
+    written = moved if running else 0
+    targets = (torch.arange(running), index[:written], index[:written])
+    counts = (running, written, written)
+    outs = (queries, *stores)
+    for out, rows, count, weight, bias in zip(outs, targets, counts, weights, biases, strict=True):
+        x = hidden[:count]
+        truth = F.linear(x.double(), weight.double(), bias.double())
+        if count:
+            assert_as_exact_as_pytorch(out[rows], truth, plain_linear(x, weight, bias))
+        untouched = torch.ones(out.size(0), dtype=torch.bool)
+        untouched[rows] = False
+        assert out[untouched].isnan().all()
+
+
+@pytest.mark.parametrize("which", ["x", "weight"])
+def test_rows_that_cannot_be_copied_are_read_in_the_ordinary_way(which):
+    make, dtype = Maker(1, torch.bfloat16, wide=False), torch.bfloat16
+    given = {"x": make.rows(40, 32), "weight": make.rows(128, 32)}
+    bias = make.normal(128)
+    results = []
+    for stride in (32, 40, 33):
+        matrix = given[which].new_zeros(given[which].size(0), stride)
+        matrix[:, :32] = given[which]
+        operands = given | {which: matrix[:, :32]}
+        out = poisoned(40, 128, dtype=dtype)
+        linear = implementation_of("linear", "triton")
+        linear(operands["x"], operands["weight"], bias, None, None, "none", out)
+        assert last_launch()[0] == ("linear" if stride == 33 else "wide_linear")
+        results.append(out)
+    assert all(torch.equal(out, results[0]) for out in results[1:])
+    shifted = given[which].new_zeros(given[which].numel() + 1)[1:].view_as(given[which])
+    linear(*(given | {which: shifted}).values(), bias, None, None, "none", out)
+    assert last_launch()[0] == "linear"
+
+
+def test_the_whole_loop():
+    lengths = [31, 3, 40, 0, 17]
+    overrides = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    layer, hidden, limits = layer_and_rows(
+        7, lengths, num_hidden_layers=5, halting_bias=-0.6, **overrides
+    )
+    layer, hidden = layer.bfloat16(), hidden.bfloat16()
+    before = len(triton_interpreter.launches)
+    wide = on_device(layer, hidden, lengths, limits)
+    names = {name for name, _ in triton_interpreter.launches[before:]}
+    assert {"wide_linear", "wide_project_qkv"} < names
+    # Every row is multiplied in the same steps, so that nothing may differ but the sums' rounding.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch_tables, "wide_products", lambda *_: None)
+        plain = on_device(layer, hidden, lengths, limits)
+    assert (wide.n_updates == plain.n_updates).float().mean() > 0.95
+    same = wide.n_updates == plain.n_updates
+    difference = (wide.hidden - plain.hidden)[same].float()
+    assert difference.square().mean().sqrt() < 0.02
