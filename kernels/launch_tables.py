@@ -113,7 +113,9 @@ def _gpu_architecture(index: int | None) -> str:
     properties = torch.cuda.get_device_properties(index)
     if torch.version.hip is not None:
         return "gfx942"
-    return {9: "sm_90"}.get(properties.major, "sm_100" if properties.major >= 10 else "sm_80")
+    # GPUs of 11 and 12 have newer instructions and, as those of 8.6 and 8.9, no more shared memory
+    # than sm_80's tiles take.
+    return {9: "sm_90", 10: "sm_100"}.get(properties.major, "sm_80")
 
 
 def dependent_launch(arch: str) -> bool:

@@ -185,6 +185,8 @@ def _wide_products(columns: int, x: Tensor, *weights: Tensor):
     tables = loaded_kernels().tables
     arch = tables.architecture(x.device)
     wide = tables.wide_products(arch, x.size(0), columns, x.element_size())
+    if wide is None:
+        return None
     for matrix in (x, *weights):
         starts = (matrix.data_ptr(), matrix.stride(0) * matrix.element_size())
         if any(start % 16 for start in starts):

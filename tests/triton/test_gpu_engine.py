@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.models import random_model
@@ -12,6 +14,7 @@ from albert_act_fast.engine.gpu import graphs, iterations
 from albert_act_fast.engine.gpu.iterations import whose_halting_step
 from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.implementations import IMPLEMENTATIONS
+from albert_act_fast.kernels import launch_tables
 
 
 def test_the_reasons(monkeypatch):
@@ -85,3 +88,20 @@ def test_whose_halting_step(monkeypatch):
     assert whose_halting_step(layer_weights(wide.encoder.albert_layer)) == "triton"
     reasons["cuda"] = "not built"
     assert whose_halting_step(layer) == "triton"
+
+
+@pytest.mark.parametrize(
+    ("major", "expected"),
+    [(8, "sm_80"), (9, "sm_90"), (10, "sm_100"), (11, "sm_80"), (12, "sm_80"), (13, "sm_80")],
+)
+def test_a_gpu_takes_tiles_that_fit_into_its_shared_memory(major, expected, monkeypatch):
+    """What `test_resources.py` says of a table holds for every GPU that takes it."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=major)
+    )
+    launch_tables._gpu_architecture.cache_clear()
+    try:
+        assert launch_tables.architecture(torch.device("cuda", 0)) == expected
+    finally:
+        launch_tables._gpu_architecture.cache_clear()

@@ -20,6 +20,8 @@ WIDE = ("wide_linear", "wide_project_qkv")
 MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention", *WIDE)
 # Whole tiles copied by the GPU itself, and the matrix instructions that read them where they lie.
 COPIED = {"sm_90": (r"UTMALDG", r"HGMMA"), "sm_100": (r"UTMALDG", r"UTC\w*MMA")}
+# Shared memory that a program may take, in KiB: of sm_80 what all GPUs have that take its tiles.
+SHARED = {"sm_80": 99, "sm_90": 227, "sm_100": 227, "gfx942": 64}
 # One of 16 bits with split products, and one of 32 bits whose attention once spilled.
 FEW_CASES = ("base, bfloat16, 64 rows", "4096 wide, float32, 8192 rows")
 PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
@@ -102,6 +104,7 @@ def test_every_kernel_and_both_kinds_of_access_are_in_the_table():
     launched = named - shared - {"halting_step", "wide_products"} | {"decide", "move", *WIDE}
     assert {row.kernel for row in table} == launched
     assert {row.target for row in table} == set(TARGETS)
+    assert all(row.shared <= 1024 * SHARED[row.target] for row in table)
     # In bfloat16 at the published width rows move 128 bits at a time; ids go one by one.
     for row in table:
         if "base, bfloat16" in row.case and row.kernel not in ("count_tokens", "pack_tokens"):
