@@ -129,14 +129,19 @@ def test_products_are_split_where_they_are_deep_and_rows_few():
     ],
 )
 def test_project_qkv(dtype, running, moved, beyond):
-    make, width, tokens = Maker(running, dtype, wide=True), 65, moved + 5
+    check_project_qkv(Maker(running, dtype, wide=True), 65, running, moved, beyond)
+
+
+def check_project_qkv(make: Maker, width: int, running: int, moved: int, beyond: int) -> None:
+    """Of the rows that moved the first `running` run; `beyond` more are in the buffers."""
+    tokens = moved + 5
     hidden = make.rows(moved, width, beyond)
     weights = [make.rows(width, width, scale=width**-0.5) for _ in range(3)]
     biases = [make.normal(width) for _ in range(3)]
     index = torch.randperm(tokens, generator=make.generator)[:moved]
     token_index = torch.cat([index, torch.full((beyond,), 2**40)])
-    queries = poisoned(moved + beyond, width, dtype=dtype)
-    stores = [poisoned(tokens, width, dtype=dtype) for _ in range(2)]
+    queries = poisoned(moved + beyond, width, dtype=make.dtype)
+    stores = [poisoned(tokens, width, dtype=make.dtype) for _ in range(2)]
     implementation_of("project_qkv", "triton")(
         hidden, weights, biases, token_index, torch.tensor([running]), torch.tensor([moved]),
         queries, *stores,

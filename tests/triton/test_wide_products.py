@@ -15,7 +15,12 @@ from albert_act_fast.kernels import launch_tables
 from albert_act_fast.kernels.launch_tables import Products
 from albert_act_fast.ops.contracts import implementation_of
 from suite.operator_calls import Maker, poisoned
-from tests.triton.test_kernels import ACTIVATIONS, assert_as_exact_as_pytorch, plain_linear
+from tests.triton.test_kernels import (
+    ACTIVATIONS,
+    assert_as_exact_as_pytorch,
+    check_project_qkv,
+    plain_linear,
+)
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 DTYPES = (torch.bfloat16, torch.float16)
@@ -75,31 +80,8 @@ def test_linear(dtype, activation, added, rows, live, depth, columns):
     [(97, 97, 0), (70, 97, 6), (5, 90, 30), (0, 90, 6), (0, 0, 40), (9, FEW_ROWS, 40)],
 )
 def test_project_qkv(dtype, running, moved, beyond):
-    make, width, tokens = Maker(running, dtype, wide=False), 72, moved + 5
-    hidden = make.rows(moved, width, beyond)
-    weights = [make.rows(width, width, scale=width**-0.5) for _ in range(3)]
-    biases = [make.normal(width) for _ in range(3)]
-    index = torch.randperm(tokens, generator=make.generator)[:moved]
-    token_index = torch.cat([index, torch.full((beyond,), 2**40)])
-    queries = poisoned(moved + beyond, width, dtype=dtype)
-    stores = [poisoned(tokens, width, dtype=dtype) for _ in range(2)]
-    implementation_of("project_qkv", "triton")(
-        hidden, weights, biases, token_index, torch.tensor([running]), torch.tensor([moved]),
-        queries, *stores,
-    )  # fmt: skip
+    check_project_qkv(Maker(running, dtype, wide=False), 72, running, moved, beyond)
     assert last_launch() == ("wide_project_qkv", (PROGRAMS, 1, 1))
-    written = moved if running else 0
-    targets = (torch.arange(running), index[:written], index[:written])
-    counts = (running, written, written)
-    outs = (queries, *stores)
-    for out, rows, count, weight, bias in zip(outs, targets, counts, weights, biases, strict=True):
-        x = hidden[:count]
-        truth = F.linear(x.double(), weight.double(), bias.double())
-        if count:
-            assert_as_exact_as_pytorch(out[rows], truth, plain_linear(x, weight, bias))
-        untouched = torch.ones(out.size(0), dtype=torch.bool)
-        untouched[rows] = False
-        assert out[untouched].isnan().all()
 
 
 @pytest.mark.parametrize("which", ["x", "weight"])
