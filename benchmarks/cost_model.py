@@ -39,9 +39,6 @@ def tokens_of(length: int) -> dict[str, int]:
     return {"[CLS]": 1, "[SEP]": 1, "[MASK]": masked, "unmasked": length - 2 - masked}
 
 
-TOKENS = tokens_of(LENGTH)
-
-
 @dataclass(frozen=True)
 class Gpu:
     """Published peaks. flops: dense bfloat16 per second; memory, l2: bytes per second; l2_size,

@@ -123,6 +123,11 @@ def dependent_launch(arch: str) -> bool:
     return arch in ("sm_90", "sm_100")
 
 
+def specialized(arch: str) -> bool:
+    """Whether warps that work on copied tiles divide the work (`wide_products`)."""
+    return arch == "sm_100"
+
+
 def products(arch: str, rows: int, element_size: int) -> Products:
     """For a launch of `rows` rows, live or not."""
     for limit, tiles in _PRODUCTS[arch][element_size]:

@@ -19,23 +19,23 @@ from albert_act_fast.kernels.project_qkv import project_qkv_tile, store_projecte
 
 
 @triton.jit
-def copied_product(
-    x_tiles, weight_tiles, first_row, first_column, depth,
+def copied_tile(
+    tile, x_tiles, weight_tiles, columns, depth,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """As `products.product`, of one tile of rows and one of columns."""
+    """The sums of a tile, as `products.product` has them: of its left and of its right columns, as
+    what ends a tile needs registers beside them. And its rows, and the left columns."""
+    tiles = tl.cdiv(columns, BLOCK_N)
+    first = tile // tiles * BLOCK_M
+    first_column = tile % tiles * BLOCK_N
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, depth, BLOCK_K):
-        a = x_tiles.load([first_row, start])
+        a = x_tiles.load([first, start])
         b = weight_tiles.load([first_column, start])
         acc = tl.dot(a, b.T, acc)
-    return acc
-
-
-@triton.jit
-def halves(acc, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The left and the right columns: what ends a tile needs registers beside the sums."""
-    return tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+    left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+    row = first.to(tl.int64) + tl.arange(0, BLOCK_M)
+    return left, right, row, first_column + tl.arange(0, BLOCK_N // 2)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -50,19 +50,13 @@ def wide_linear(
     wait_for_the_kernel_before(PDL)
     live = (rows if row_count is None else tl.load(row_count)).to(tl.int32)
     if live > FEW_ROWS:
-        tiles = tl.cdiv(columns, BLOCK_N)
-        end = tl.cdiv(live, BLOCK_M) * tiles
+        end = tl.cdiv(live, BLOCK_M) * tl.cdiv(columns, BLOCK_N)
         for tile in tl.range(
             tl.program_id(0), end, tl.num_programs(0), warp_specialize=SPECIALIZED
         ):
-            first = tile // tiles * BLOCK_M
-            first_column = tile % tiles * BLOCK_N
-            acc = copied_product(
-                x_tiles, weight_tiles, first, first_column, depth, BLOCK_M, BLOCK_N, BLOCK_K
+            left, right, row, column = copied_tile(
+                tile, x_tiles, weight_tiles, columns, depth, BLOCK_M, BLOCK_N, BLOCK_K
             )
-            row = first.to(tl.int64) + tl.arange(0, BLOCK_M)
-            column = first_column + tl.arange(0, BLOCK_N // 2)
-            left, right = halves(acc, BLOCK_M, BLOCK_N)
             finish(
                 left, bias, residual, residual_stride, out, out_stride,
                 row, row < live, column, column < columns, ACTIVATION,
@@ -90,18 +84,12 @@ def project_tiles(
     """This program's tiles of one product; the products before it have `before` tiles, in whose
     round of programs it goes on."""
     programs = tl.num_programs(0)
-    tiles = tl.cdiv(width, BLOCK_N)
     start = (tl.program_id(0) + programs - before % programs) % programs
-    end = tl.cdiv(live, BLOCK_M) * tiles
+    end = tl.cdiv(live, BLOCK_M) * tl.cdiv(width, BLOCK_N)
     for tile in tl.range(start, end, programs, warp_specialize=SPECIALIZED):
-        first = tile // tiles * BLOCK_M
-        first_column = tile % tiles * BLOCK_N
-        acc = copied_product(
-            x_tiles, weight_tiles, first, first_column, width, BLOCK_M, BLOCK_N, BLOCK_K
+        left, right, row, column = copied_tile(
+            tile, x_tiles, weight_tiles, width, width, BLOCK_M, BLOCK_N, BLOCK_K
         )
-        row = first.to(tl.int64) + tl.arange(0, BLOCK_M)
-        column = first_column + tl.arange(0, BLOCK_N // 2)
-        left, right = halves(acc, BLOCK_M, BLOCK_N)
         store_projected(
             left, which, bias, token_index, out, out_stride,
             row, row < live, column, column < width,

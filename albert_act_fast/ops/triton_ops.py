@@ -179,11 +179,10 @@ def halting_step(a):
     _launch("move", programs, a, **more, LAST=a.last)
 
 
-def _wide_products(columns: int, x: Tensor, *weights: Tensor):
+def _wide_products(arch: str, columns: int, x: Tensor, *weights: Tensor):
     """The tiles of a launch whose tiles the GPU copies by itself; None where it does not, or cannot
     because rows do not begin at multiples of 16 bytes."""
     tables = loaded_kernels().tables
-    arch = tables.architecture(x.device)
     wide = tables.wide_products(arch, x.size(0), columns, x.element_size())
     if wide is None:
         return None
@@ -192,11 +191,6 @@ def _wide_products(columns: int, x: Tensor, *weights: Tensor):
         if any(start % 16 for start in starts):
             return None
     return wide
-
-
-def _specialized(x: Tensor) -> bool:
-    tables = loaded_kernels().tables
-    return tables.architecture(x.device) == "sm_100"
 
 
 def _tiles(matrix: Tensor, rows: int, columns: int):
@@ -216,18 +210,19 @@ def linear(a):
     if not a.out.numel():
         return
     tables = loaded_kernels().tables
-    wide = _wide_products(columns, a.x, a.weight)
+    arch = tables.architecture(a.x.device)
+    wide = _wide_products(arch, columns, a.x, a.weight)
     if wide is not None:
         _launch(
             "wide_linear", min(tables.multiprocessors(a.x.device), wide.programs(rows, columns)), a,
             x_tiles=_tiles(a.x, wide.BLOCK_M, wide.BLOCK_K),
             weight_tiles=_tiles(a.weight, wide.BLOCK_N, wide.BLOCK_K),
             rows=rows, columns=columns, depth=depth,
-            ACTIVATION=a.activation, PRECISION=_precision(a.x), SPECIALIZED=_specialized(a.x),
-            **asdict(wide),
+            ACTIVATION=a.activation, PRECISION=_precision(a.x),
+            SPECIALIZED=tables.specialized(arch), **asdict(wide),
         )  # fmt: skip
         return
-    tile = tables.products(tables.architecture(a.x.device), rows, a.x.element_size())
+    tile = tables.products(arch, rows, a.x.element_size())
     _launch(
         "linear", tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
         ACTIVATION=a.activation, PRECISION=_precision(a.x), **asdict(tile),
@@ -266,6 +261,7 @@ def project_qkv(a):
     if not rows:
         return
     tables = loaded_kernels().tables
+    arch = tables.architecture(a.hidden.device)
     kinds = ("query", "key", "value")
     given = {
         **dict(zip((f"{kind}_weight" for kind in kinds), a.weights, strict=True)),
@@ -274,7 +270,7 @@ def project_qkv(a):
         "weight_stride": strides.pop(),
         "PRECISION": _precision(a.hidden),
     }
-    wide = _wide_products(3 * width, a.hidden, *a.weights)
+    wide = _wide_products(arch, 3 * width, a.hidden, *a.weights)
     if wide is not None:
         programs = min(tables.multiprocessors(a.hidden.device), 3 * wide.programs(rows, width))
         tiles = (_tiles(weight, wide.BLOCK_N, wide.BLOCK_K) for weight in a.weights)
@@ -282,10 +278,10 @@ def project_qkv(a):
             "wide_project_qkv", programs, a, **given,
             hidden_tiles=_tiles(a.hidden, wide.BLOCK_M, wide.BLOCK_K),
             **dict(zip((f"{kind}_tiles" for kind in kinds), tiles, strict=True)),
-            SPECIALIZED=_specialized(a.hidden), **asdict(wide),
+            SPECIALIZED=tables.specialized(arch), **asdict(wide),
         )  # fmt: skip
         return
-    tile = tables.products(tables.architecture(a.hidden.device), rows, a.hidden.element_size())
+    tile = tables.products(arch, rows, a.hidden.element_size())
     _launch("project_qkv", 3 * tile.programs(rows, width), a, **given, **asdict(tile))
 
 

@@ -28,7 +28,7 @@ def test_rows_follow_the_published_depths():
         assert rows[0] == 32 * 128
         assert rows == sorted(rows, reverse=True)
         assert sum(rows) / rows[0] == pytest.approx(mean, rel=0.04)
-    assert sum(model.TOKENS.values()) == model.LENGTH
+    assert sum(model.tokens_of(model.LENGTH).values()) == model.LENGTH
 
 
 def test_work_is_that_of_the_layer():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from albert_act_fast.engine.layer import Inspection, layer_weights
 from albert_act_fast.engine.packing import PackedResult
 from support.models import random_model
 
+# Of tests in tests/triton, whose fixture `halting_step` it sets: Triton's own, and that of the CUDA
+# kernels, compiled as C++, between Triton's.
+BOTH_HALTING_STEPS = pytest.mark.parametrize("halting_step", ["triton", "cuda"], indirect=True)
 INTEGER_POISON = 2**40
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from support import triton_interpreter
 from support.compare import assert_parity, run, trace_reference
 from support.device_loop import (
+    BOTH_HALTING_STEPS,
     Late,
     PoisonedBuffers,
     call_of_layer,
@@ -32,8 +33,6 @@ from albert_act_fast.kernels import launch_tables
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 POSITIONS = tuple(POSITION_TYPES)
-# The CUDA kernels' own, compiled as C++, between the interpreted kernels of Triton.
-BOTH_HALTING_STEPS = pytest.mark.parametrize("halting_step", ["triton", "cuda"], indirect=True)
 
 
 @pytest.fixture(autouse=True)

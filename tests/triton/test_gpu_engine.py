@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,12 @@ from albert_act_fast.engine.layer import layer_weights
 from albert_act_fast.implementations import IMPLEMENTATIONS
 from albert_act_fast.kernels import launch_tables
 
+HOW = re.compile(
+    r"all iterations without a host sync, "
+    r"(7 launches each \(halting step: cuda\)|8 launches each \(halting step: triton\)), "
+    r"kernel by kernel: "
+)
+
 
 def test_the_reasons(monkeypatch):
     assert graphs.why_not(torch.device("cuda")) is None
@@ -24,9 +31,7 @@ def test_the_reasons(monkeypatch):
     assert graphs.why_not(torch.device("cuda")) == "ALBERT_ACT_FAST_CUDA_GRAPHS=0"
     call = engine.call_of(random_model(0), "triton")
     assert gpu.why_not(call) is None
-    assert "all iterations without a host sync, " in gpu.describe(call)
-    assert " launches each (halting step: " in gpu.describe(call)
-    assert ", kernel by kernel: " in gpu.describe(call)
+    assert HOW.match(gpu.describe(call))
 
 
 def test_layers_the_kernels_cannot_take():
@@ -61,7 +66,7 @@ def test_models_say_what_computes_them(monkeypatch):
     with pytest.raises(ValueError, match="expected one of auto"):
         model.explain_implementation("fast")
     monkeypatch.setattr("albert_act_fast.implementations.availability", lambda _: {"triton": None})
-    assert "without a host sync, " in model.explain_implementation("triton")
+    assert HOW.search(model.explain_implementation("triton"))
 
 
 def test_warming_up_runs_every_batch_twice():

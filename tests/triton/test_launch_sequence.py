@@ -7,7 +7,7 @@ import importlib.util
 
 import pytest
 import torch
-from support.device_loop import Late
+from support.device_loop import BOTH_HALTING_STEPS, Late
 from support.models import random_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +29,6 @@ LAUNCHES = {
     "add_layer_norm": 1,
     "halting_step": {"triton": 2, "cuda": 1},
 }
-BOTH_HALTING_STEPS = pytest.mark.parametrize("halting_step", ["triton", "cuda"], indirect=True)
 VIEWS = {"slice"}
 
 

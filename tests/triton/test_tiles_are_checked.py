@@ -26,7 +26,8 @@ def test_tiles_are_checked_before_they_are_timed(interpreted, dtype, wide, monke
         calls.append(call)
         return 0.5
 
-    shapes = ((40, 33), (48, 70))  # rows of multiples of 16 bytes, as copied tiles ask for
+    # Rows of multiples of 16 bytes, where copied tiles ask for them.
+    shapes = ((40, 33), (48 if wide else 33, 70))
     assert tune_products.seconds(tile, 19, dtype, "cpu", clock, shapes, wide) == 1.0
     assert len(calls) == 2
     kernels = {name for name, _ in triton_interpreter.launches[before:]}

@@ -50,13 +50,10 @@ def last_launch() -> tuple[str, tuple[int, ...]]:
     [(97, 97, 64, 130), (140, 65, 72, 96), (140, FEW_ROWS, 40, 72), (33, 0, 32, 64)],
 )
 def test_linear(dtype, activation, added, rows, live, depth, columns):
-    make = Maker(rows + columns, dtype, wide=True)
+    make = Maker(rows + columns, dtype, wide=False)
     x, weight = make.rows(live, depth, rows - live), make.rows(columns, depth, scale=depth**-0.5)
-    # Rows that begin at multiples of 16 bytes.
-    x, weight = (
-        F.pad(matrix, (0, 8), value=float("nan"))[:, :depth]
-        for matrix in (x.contiguous(), weight.contiguous())
-    )
+    # Of wider rows, which begin at multiples of 16 bytes.
+    x, weight = (F.pad(m, (0, 8), value=float("nan"))[:, :depth] for m in (x, weight))
     bias, out = make.normal(columns), poisoned(rows, columns, dtype=dtype)
     residual = make.rows(live, columns, rows - live) if added else None
     implementation_of("linear", "triton")(
