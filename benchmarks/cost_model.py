@@ -222,11 +222,12 @@ def _product(
 ) -> Kernel:
     """Products of so many rows each, in one launch, which reads so many rows of `columns` more. The
     depth may be in parts, whose sums in float32 the last program of a tile reads again."""
-    splits = launch_tables.splits(capacity.rows, depth, ELEMENT) if may_split else 1
-    arch, wide = gpu.architecture, None
+    arch, size = gpu.architecture, (ELEMENT, gpu.multiprocessors)
+    splits = launch_tables.splits(arch, capacity.rows, depth, columns, *size) if may_split else 1
+    wide = None
     if splits == 1:
         # As many programs as multiprocessors, which leave at once or not at all.
-        wide = launch_tables.wide_products(arch, capacity.rows, len(rows) * columns, ELEMENT)
+        wide = launch_tables.wide_products(arch, capacity.rows, len(rows) * columns, *size)
     tiles = wide or launch_tables.products(arch, capacity.rows, ELEMENT)
     if splits > 1 or wide:
         name = ("wide_" if wide else "split_") + name

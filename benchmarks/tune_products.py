@@ -38,7 +38,8 @@ def candidates(rows: int) -> Iterator[Products]:
 
 def wide_candidates() -> Iterator[Products]:
     """Tiles that the GPU copies by itself."""
-    for (m, n), stages in itertools.product(((128, 128), (128, 256), (256, 128)), (3, 4)):
+    sizes = ((128, 128), (128, 192), (128, 256), (256, 128))
+    for (m, n), stages in itertools.product(sizes, (3, 4)):
         yield one_tile(m, n, 64, 8, stages)
 
 
@@ -92,11 +93,13 @@ def main() -> None:
         raise SystemExit("tune_products: needs a GPU; torch.cuda.is_available() is False here.")
     console, device = Console(stderr=True), "cuda"
     architecture = launch_tables.architecture(torch.device("cuda", 0))
+    multiprocessors = launch_tables.multiprocessors(torch.device("cuda", 0))
     print(f"{torch.cuda.get_device_name()}: {architecture}")
     for dtype, rows in itertools.product((torch.bfloat16, torch.float32), ROWS):
         found = []
         tiles = [(tile, False) for tile in candidates(rows)]
-        if launch_tables.wide_products(architecture, rows, SHAPES[0][1], dtype.itemsize):
+        size = (rows, SHAPES[0][1], dtype.itemsize, multiprocessors)
+        if launch_tables.wide_products(architecture, *size):
             tiles += [(tile, True) for tile in wide_candidates()]
         for tile, wide in track(tiles, f"{dtype}, {rows} rows", console=console, transient=True):
             taken = seconds(tile, rows, dtype, device, gpu_clock, wide=wide)

@@ -7,7 +7,7 @@ the compiled kernels take (docs/gpu_engine.md), none of which spills.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -63,6 +63,10 @@ class Rows:
     num_warps: int
 
 
+# Up to so many rows the programs of a product fetch weights while the kernel before still runs:
+# more rows are longer at work than the weights take.
+AHEAD_ROWS = 64
+
 _FLOAT32 = ((None, one_tile(64, 64, 32, 8, 3)),)
 
 # architecture -> bytes per element -> ((rows of the launch at most, tiles), ...)
@@ -93,11 +97,12 @@ _PRODUCTS = {
         4: ((None, one_tile(64, 64, 16, 4, 2)),),
     },
 }
-# Where there are more rows than this, and that many tiles at least, tiles are copied by the GPU
-# itself, if it does that.
-WIDE_ROWS, WIDE_TILES = 2048, 128
-_WIDE = {"sm_90": Products(128, 256, 64, 512, 64, 128, 64, 8, 4)}
-_WIDE["sm_100"] = _WIDE["sm_90"]
+# Where there are more rows than this, tiles are copied by the GPU itself, if it does that. How many
+# columns they have is for `wide_products` to choose, and how many rows are few: the wider read
+# fewer bytes. Those of 192 spill where warps are specialised.
+WIDE_ROWS = 2048
+WIDE_COLUMNS = {"sm_90": (256, 192), "sm_100": (256,)}
+_WIDE = Products(128, 256, 64, 0, 64, 128, 128, 8, 4)
 _PRODUCTS["sm_100"] = _PRODUCTS["sm_90"]
 
 
@@ -136,13 +141,45 @@ def products(arch: str, rows: int, element_size: int) -> Products:
     raise AssertionError("the last entry of a table has no limit")
 
 
-def wide_products(arch: str, rows: int, columns: int, element_size: int) -> Products | None:
-    """The same for tiles that the GPU copies by itself; None where others are to be taken."""
-    tiles = _WIDE.get(arch)
-    if tiles is None or element_size != 2 or rows <= WIDE_ROWS:
+def covered(rows: int) -> int:
+    """Eight numbers for every power of two, so that at most one eighth more rows are covered than
+    there are, and 16 at least: the rows that CUDA graphs are captured for."""
+    step = max(16, (1 << (rows - 1).bit_length()) // 16)
+    return blocks(rows, step) * step
+
+
+def wide_products(
+    arch: str, rows: int, columns: int, element_size: int, multiprocessors: int
+) -> Products | None:
+    """The same for tiles that the GPU copies by itself; None where others are to be taken.
+
+    With narrower tiles the last round may leave fewer multiprocessors idle; they are taken where
+    they save a sixth with all rows live, as later on fewer are. None of these tiles is where they
+    would not keep seven tenths of the multiprocessors busy. Rows are few where their tiles would
+    leave half of them idle."""
+    if arch not in WIDE_COLUMNS or element_size != 2 or rows <= WIDE_ROWS:
         return None
-    count = blocks(rows, tiles.BLOCK_M) * blocks(columns, tiles.BLOCK_N)
-    return tiles if count >= WIDE_TILES else None
+
+    def count(width: int) -> int:
+        return blocks(covered(rows), _WIDE.BLOCK_M) * blocks(columns, width)
+
+    def time(width: int) -> int:
+        return blocks(count(width), multiprocessors) * width
+
+    width, *narrower = WIDE_COLUMNS[arch]
+    for other in narrower:
+        if 6 * time(other) <= 5 * time(width):
+            width = other
+    if 10 * count(width) < 7 * multiprocessors:
+        return None
+    few = multiprocessors // (2 * blocks(columns, width)) * _WIDE.BLOCK_M
+    return replace(_WIDE, BLOCK_N=width, FEW_ROWS=few)
+
+
+def left_columns(block_n: int) -> int:
+    """A copied tile's columns stand in two blocks, as Triton's are powers of two: those of the left
+    one, which is no narrower than the right one."""
+    return _power_of_two(block_n) // 2
 
 
 def multiprocessors(device: torch.device) -> int:
@@ -155,12 +192,16 @@ def _multiprocessors(index: int | None) -> int:
     return torch.cuda.get_device_properties(index).multi_processor_count
 
 
-def splits(rows: int, depth: int, element_size: int) -> int:
+def splits(
+    arch: str, rows: int, depth: int, columns: int, element_size: int, multiprocessors: int
+) -> int:
     """Parts of a product's depth in a launch of `rows` rows. In 16 bits, where rows are too few for
     the tiles to keep a GPU busy, as many as leave each at least six or twelve steps of a tile:
     fewer would take a kernel's least time anyway. In float32 one, so that every row is added up in
     one order whatever the batch."""
     if element_size != 2 or rows > 4096:
+        return 1
+    if wide_products(arch, rows, columns, element_size, multiprocessors):
         return 1
     each = 1536
     if rows > 64:

@@ -7,7 +7,7 @@ first of those that moved. Where none runs nobody will ask for a key again, and 
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+from albert_act_fast.kernels.dependent_launch import fetch_weight, wait_for_the_kernel_before
 from albert_act_fast.kernels.products import product
 
 
@@ -75,8 +75,12 @@ def project_qkv(
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
-    PDL: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if AHEAD and PDL:
+        fetch_weight(query_weight, weight_stride, width, width)
+        fetch_weight(key_weight, weight_stride, width, width)
+        fetch_weight(value_weight, weight_stride, width, width)
     wait_for_the_kernel_before(PDL)
     running = tl.load(running_count)
     moved = tl.load(moved_count)

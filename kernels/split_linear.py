@@ -9,7 +9,7 @@ read `out` know nothing of it.
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+from albert_act_fast.kernels.dependent_launch import fetch_weight, wait_for_the_kernel_before
 from albert_act_fast.kernels.products import finish, product
 
 
@@ -62,8 +62,10 @@ def split_linear(
     PRECISION: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
-    PDL: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if AHEAD and PDL:
+        fetch_weight(weight, weight_stride, columns, depth)
     wait_for_the_kernel_before(PDL)
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:

@@ -183,7 +183,8 @@ def _wide_products(arch: str, columns: int, x: Tensor, *weights: Tensor):
     """The tiles of a launch whose tiles the GPU copies by itself; None where it does not, or cannot
     because rows do not begin at multiples of 16 bytes."""
     tables = loaded_kernels().tables
-    wide = tables.wide_products(arch, x.size(0), columns, x.element_size())
+    multiprocessors = tables.multiprocessors(x.device)
+    wide = tables.wide_products(arch, x.size(0), columns, x.element_size(), multiprocessors)
     if wide is None:
         return None
     for matrix in (x, *weights):
@@ -197,6 +198,24 @@ def _tiles(matrix: Tensor, rows: int, columns: int):
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
+
+
+def _wide_launch(kernel: str, programs: int, a, wide, weights: dict[str, Tensor], **more) -> None:
+    """A launch whose tiles the GPU copies by itself. weights: by what the names of their tiles
+    begin with. Of a number of columns that is no power of two there are two, left and right."""
+    tables = loaded_kernels().tables
+    device = next(iter(weights.values())).device
+    left = tables.left_columns(wide.BLOCK_N)
+    right = wide.BLOCK_N - left
+    tiles = {}
+    for name, weight in weights.items():
+        in_one = left == right
+        tiles[f"{name}tiles"] = _tiles(weight, wide.BLOCK_N if in_one else left, wide.BLOCK_K)
+        tiles[f"{name}right_tiles"] = None if in_one else _tiles(weight, right, wide.BLOCK_K)
+    _launch(
+        kernel, min(tables.multiprocessors(device), programs), a, **tiles, **more, LEFT=left,
+        SPECIALIZED=tables.specialized(tables.architecture(device)), **asdict(wide),
+    )  # fmt: skip
 
 
 def linear(a):
@@ -213,19 +232,18 @@ def linear(a):
     arch = tables.architecture(a.x.device)
     wide = _wide_products(arch, columns, a.x, a.weight)
     if wide is not None:
-        _launch(
-            "wide_linear", min(tables.multiprocessors(a.x.device), wide.programs(rows, columns)), a,
+        _wide_launch(
+            "wide_linear", wide.programs(rows, columns), a, wide, {"weight_": a.weight},
             x_tiles=_tiles(a.x, wide.BLOCK_M, wide.BLOCK_K),
-            weight_tiles=_tiles(a.weight, wide.BLOCK_N, wide.BLOCK_K),
             rows=rows, columns=columns, depth=depth,
             ACTIVATION=a.activation, PRECISION=_precision(a.x),
-            SPECIALIZED=tables.specialized(arch), **asdict(wide),
         )  # fmt: skip
         return
     tile = tables.products(arch, rows, a.x.element_size())
     _launch(
         "linear", tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
-        ACTIVATION=a.activation, PRECISION=_precision(a.x), **asdict(tile),
+        ACTIVATION=a.activation, PRECISION=_precision(a.x), AHEAD=rows <= tables.AHEAD_ROWS,
+        **asdict(tile),
     )  # fmt: skip
 
 
@@ -246,7 +264,7 @@ def split_linear(a):
     splits = a.parts.size(0)
     _launch(
         op, splits * tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
-        SPLITS=splits, PRECISION=_precision(a.x), **asdict(tile),
+        SPLITS=splits, PRECISION=_precision(a.x), AHEAD=rows <= tables.AHEAD_ROWS, **asdict(tile),
     )  # fmt: skip
 
 
@@ -272,17 +290,17 @@ def project_qkv(a):
     }
     wide = _wide_products(arch, 3 * width, a.hidden, *a.weights)
     if wide is not None:
-        programs = min(tables.multiprocessors(a.hidden.device), 3 * wide.programs(rows, width))
-        tiles = (_tiles(weight, wide.BLOCK_N, wide.BLOCK_K) for weight in a.weights)
-        _launch(
-            "wide_project_qkv", programs, a, **given,
+        _wide_launch(
+            "wide_project_qkv", 3 * wide.programs(rows, width), a, wide,
+            dict(zip((f"{kind}_" for kind in kinds), a.weights, strict=True)), **given,
             hidden_tiles=_tiles(a.hidden, wide.BLOCK_M, wide.BLOCK_K),
-            **dict(zip((f"{kind}_tiles" for kind in kinds), tiles, strict=True)),
-            SPECIALIZED=tables.specialized(arch), **asdict(wide),
         )  # fmt: skip
         return
     tile = tables.products(arch, rows, a.hidden.element_size())
-    _launch("project_qkv", 3 * tile.programs(rows, width), a, **given, **asdict(tile))
+    _launch(
+        "project_qkv", 3 * tile.programs(rows, width), a, **given,
+        AHEAD=rows <= tables.AHEAD_ROWS, **asdict(tile),
+    )  # fmt: skip
 
 
 def _padded(a, tokens: int):

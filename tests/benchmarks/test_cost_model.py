@@ -50,6 +50,8 @@ def test_work_is_that_of_the_layer():
     assert [kernel.name for kernel in copied if kernel.name.startswith("wide_")] == [
         "wide_project_qkv",
         "wide_linear",
+        "wide_linear",
+        "wide_linear",
     ]
     alone = model.iteration_kernels(
         4096, 4096, Capacity(4096, 32), model.GPUS["A100"], halting_step="triton"

@@ -18,11 +18,12 @@ def test_candidates_hold_every_tile_of_the_table():
                 chosen = launch_tables.products(architecture, rows, size)
                 tile = (chosen.BLOCK_M, chosen.BLOCK_N, chosen.BLOCK_K)
                 assert tile in {(t.BLOCK_M, t.BLOCK_N, t.BLOCK_K) for t in tiles}
-    wide = launch_tables.wide_products("sm_90", 8192, 768, 2)
-    tile = launch_tables.one_tile(
-        wide.BLOCK_M, wide.BLOCK_N, wide.BLOCK_K, wide.num_warps, wide.num_stages
-    )
-    assert tile in set(tune_products.wide_candidates())
+    for columns in (768, 3072):
+        wide = launch_tables.wide_products("sm_90", 8192, columns, 2, 132)
+        tile = launch_tables.one_tile(
+            wide.BLOCK_M, wide.BLOCK_N, wide.BLOCK_K, wide.num_warps, wide.num_stages
+        )
+        assert tile in set(tune_products.wide_candidates())
 
 
 def test_without_a_gpu_it_says_so():

@@ -65,6 +65,13 @@ def waits_first(code: str, target: str) -> bool:
     return len(waits) == 1 and (accesses is None or waits[0] < accesses.start())
 
 
+def fetches_first(code: str) -> bool:
+    """Whether a kernel fetches into the cache, and waits for the kernel before after that alone."""
+    fetches = [match.start() for match in re.finditer(r"\bCCTL\.E\.PF2\b", code)]
+    wait = re.search(r"\bACQBULK\b", code)
+    return bool(fetches and wait) and max(fetches) < wait.start()
+
+
 def _first(found: Iterable[str], of: str) -> str | None:
     return next((token for token in found if token in of.split()), None)
 

@@ -19,7 +19,7 @@ whole process:
 - a relaxed one orders nothing, and needs none;
 - an atomic operation of scope "cta", which orders nothing between programs, is an error;
 - so is an access before the program has waited for the kernel before (`PDL`), where the kernel
-  does;
+  does; fetching into a cache is none, and has its address checked alone;
 - so is a row's offset of 32 bits: an index times a row stride (an argument called `*_stride`) is to
   be computed in 64 (`SMALL` names the exception);
 - programs run in random order, another one in every launch.
@@ -48,6 +48,8 @@ SMALL = {"weight_stride"}
 launches: list[tuple[str, tuple[int, ...]]] = []
 # How many elements the last launch loaded, by the argument they are of.
 loaded: Counter[str] = Counter()
+# The addresses of cache lines that it fetched before it waited, by the argument they are of.
+fetched: defaultdict[str, set[int]] = defaultdict(set)
 
 
 class Memory:
@@ -106,7 +108,7 @@ class Launch:
 
     def locate(self, pointers: TensorHandle, mask: TensorHandle, what: str):
         """(memory, element index) of every lane that the mask lets through; None if none."""
-        if self.dependent and not self.waited:
+        if self.dependent and not self.waited and what != "fetch":
             raise KernelError(f"{what} before the program has waited for the kernel before")
         addresses = np.ravel(pointers.data).astype(np.uint64)
         lanes = np.ravel(np.broadcast_to(mask.data, pointers.data.shape)).astype(bool)
@@ -274,9 +276,18 @@ def _make_kernels_wait() -> None:
         if not _current.waited:
             raise KernelError("the next kernel is let in before this one has waited")
 
+    def prefetch(at, is_wanted):
+        place = _current.locate(at.handle, is_wanted.handle, "fetch")
+        if _current.waited:
+            raise KernelError("a fetch after the program has waited for the kernel before")
+        if place is not None:
+            memory, index, _ = place
+            fetched[memory.name].update((memory.start + index * memory.itemsize).tolist())
+
     launch_tables.dependent_launch = lambda architecture: True
     dependent_launch.gdc_wait = gdc_wait
     dependent_launch.gdc_launch_dependents = gdc_launch_dependents
+    dependent_launch.prefetch = prefetch
 
 
 class _Stride(int):
@@ -343,6 +354,7 @@ def _shuffle_programs() -> None:
         arguments, keywords = start(self, arguments, keywords)
         _current.__init__()
         loaded.clear()
+        fetched.clear()
         for name, value in [*zip(self.arg_names, arguments, strict=False), *keywords.items()]:
             _current.add(name, value)
         order["now"] = None

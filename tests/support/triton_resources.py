@@ -83,7 +83,7 @@ def launches(target: str) -> list[Launch]:
             mock.patch.object(triton_ops, "loaded_kernels", return_value=SimpleNamespace(**fake)),
             mock.patch.object(tables, "architecture", return_value=target),
         ):
-            _launch_all(dtype, rows, hidden, heads, inner, embedding, extra)
+            _launch_all(target, dtype, rows, hidden, heads, inner, embedding, extra)
     unique = {}
     for launch in recorded:
         unique.setdefault((launch.kernel.__name__, _key(launch)), launch)
@@ -91,14 +91,14 @@ def launches(target: str) -> list[Launch]:
 
 
 def _cases() -> Iterator[tuple[str, torch.dtype, int, tuple[str, ...]]]:
-    for rows in (64, 512, 2048, 8192):
+    for rows in (64, 512, 2048, 4096, 8192):
         yield "base", torch.bfloat16, rows, ()
     yield "base", torch.float32, 8192, ()
     yield "base", torch.bfloat16, 8192, ("relative",)
     yield "4096 wide", torch.float32, 8192, ()
 
 
-def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
+def _launch_all(target, dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     def x(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
 
@@ -142,7 +142,9 @@ def _launch_all(dtype, rows, hidden, heads, inner, embedding, extra) -> None:
     call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
     call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
     for depth, residual in ((hidden, None), (inner, row)):
-        splits = launch_tables.splits(rows, depth, dtype.itemsize)
+        splits = launch_tables.splits(
+            target, rows, depth, hidden, dtype.itemsize, launch_tables.multiprocessors(row.device)
+        )
         if splits > 1:
             parts = x(splits, rows, hidden, dtype=torch.float32)
             marks = x(launch_tables.split_marks(rows, hidden), dtype=torch.int32)

@@ -102,9 +102,15 @@ def test_split_linear(dtype, added, rows, live, depth, columns, splits):
 
 def test_products_are_split_where_they_are_deep_and_rows_few():
     sizes = (16, 64, 128, 1024, 1025, 2048, 2049, 4096, 4097)
-    assert [launch_tables.splits(rows, 3072, 2) for rows in sizes] == [2, 2, 4, 4, 4, 4, 2, 2, 1]
-    assert [launch_tables.splits(rows, 768, 2) for rows in sizes] == [1, 1, 2, 2, 1, 1, 1, 1, 1]
-    assert {launch_tables.splits(rows, 3072, 4) for rows in (16, 512, 4096)} == {1}
+
+    def splits(arch, depth, element_size=2):
+        return [launch_tables.splits(arch, n, depth, 768, element_size, 132) for n in sizes]
+
+    assert splits("sm_80", 3072) == [2, 2, 4, 4, 4, 4, 2, 2, 1]
+    assert splits("sm_80", 768) == [1, 1, 2, 2, 1, 1, 1, 1, 1]
+    # Where tiles are copied depth is not split.
+    assert splits("sm_90", 3072) == [2, 2, 4, 4, 4, 4, 2, 1, 1]
+    assert set(splits("sm_90", 3072, element_size=4)) == {1}
     arrived, rows = torch.zeros(3, dtype=torch.int32), torch.zeros(17, 4)
     with pytest.raises(ValueError, match="arrived has 3 entries, expected at least 4"):
         implementation_of("split_linear", "triton")(

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from support.gpu_resources import Resources, read_table, worse
-from support.memory_order import tokens, unordered, waits_first
+from support.memory_order import fetches_first, tokens, unordered, waits_first
 from support.triton_resources import TABLE, TARGETS, compile_all, launches
 
 from albert_act_fast.ops import triton_ops
 
 WIDE = ("wide_linear", "wide_project_qkv")
 MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention", *WIDE)
+FETCH = ("linear", "split_linear", "project_qkv")
 # Whole tiles copied by the GPU itself, and the matrix instructions that read them where they lie.
 COPIED = {"sm_90": (r"UTMALDG", r"HGMMA"), "sm_100": (r"UTMALDG", r"UTC\w*MMA")}
 # Shared memory that a program may take, in KiB: of sm_80 what all GPUs have that take its tiles.
@@ -65,6 +66,11 @@ def test_machine_code(target, cases):
                 assert re.search(rf"\b{instruction}\b", kernel.code), kernel.resources
         found = tokens(kernel.code, amd=target.startswith("gfx"))
         assert waits_first(kernel.code, target), kernel.resources
+        # With dependent launches, products of few rows fetch their weights before they wait.
+        ahead = kernel.resources.kernel in FETCH and ", 64 rows" in kernel.resources.case
+        ahead = ahead and target in COPIED
+        assert fetches_first(kernel.code) == ahead, kernel.resources
+        assert ahead or "CCTL.E.PF" not in kernel.code
         decides = kernel.resources.kernel == "decide"
         # Its sums are for the next launch.
         relaxed = ("atomic",) if decides else ()
@@ -93,6 +99,9 @@ def test_the_check_finds_what_it_is_for():
     for wrong in ("LDG.E R1 ;\nACQBULK ;", " LDG.E R1 ;", " STG.E R1 ;\n ACQBULK ;"):
         assert not waits_first(wrong, "sm_90")
     assert not waits_first(" ACQBULK ;\n LDG.E R1 ;", "sm_80")
+    assert fetches_first(" CCTL.E.PF2 [R2] ;\n ACQBULK ;")
+    for wrong in (" ACQBULK ;", " ACQBULK ;\n CCTL.E.PF2 [R2] ;", " CCTL.E.PF2 [R2] ;"):
+        assert not fetches_first(wrong)
     products = [row for row in table if row.kernel == "linear" and ", float32" in row.case]
     assert tensor_cores_in_float32(replace(products[0], matrix=1))
 

@@ -3,6 +3,8 @@ float32 a sequence has it beside whatever other sequences, too."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -71,17 +73,40 @@ def test_counts_that_come_early_late_or_never(monkeypatch):
 
 
 def test_a_graph_has_the_tiles_of_the_launches_without_one():
-    for architecture in ARCHITECTURES:
+    """Whatever the GPU; more than 16,384 rows are so many of any tile that all take the same."""
+
+    def tiles(architecture, rows, size, multiprocessors):
+        of_gpu = (size, multiprocessors)
+        for width in (768, 2304, 3072):
+            yield launch_tables.wide_products(architecture, rows, width, *of_gpu)
+            for depth in (768, 3072):
+                yield launch_tables.splits(architecture, rows, depth, width, *of_gpu)
+        yield launch_tables.products(architecture, rows, size)
+
+    for architecture, multiprocessors in itertools.product(ARCHITECTURES, (78, 114, 132, 148)):
         for size in (2, 4):
-            for rows in range(1, 2 * launch_tables.WIDE_ROWS):
-                covered = capacity_of(rows, 1).rows
-                for width in (768, 3072):
-                    wide = launch_tables.wide_products(architecture, rows, width, size)
-                    assert wide == launch_tables.wide_products(architecture, covered, width, size)
-                    parts = launch_tables.splits(rows, width, size)
-                    assert parts == launch_tables.splits(covered, width, size)
-                without = launch_tables.products(architecture, rows, size)
-                assert without == launch_tables.products(architecture, covered, size)
+            for rows in (*range(1, 2100), *range(2100, 20_000, 67)):
+                graph = capacity_of(rows, 1).rows
+                assert list(tiles(architecture, rows, size, multiprocessors)) == list(
+                    tiles(architecture, graph, size, multiprocessors)
+                )
+
+
+def test_copied_tiles_are_as_wide_as_the_multiprocessors_like():
+    def wide(rows, columns, multiprocessors=132, architecture="sm_90"):
+        found = launch_tables.wide_products(architecture, rows, columns, 2, multiprocessors)
+        return found and (found.BLOCK_N, found.FEW_ROWS)
+
+    # One round of 128 tiles for 132 multiprocessors, in place of one of 96 wider ones.
+    assert wide(4096, 768) == (192, 2048)
+    # Three rounds either way.
+    assert wide(4096, 3072) == (256, 640)
+    # Two rounds of 128, one of 96.
+    assert wide(4096, 768, multiprocessors=114) == (256, 2432)
+    assert wide(2049, 768) is None, "72 tiles leave too many multiprocessors idle"
+    assert wide(2048, 3072) is None
+    assert wide(8192, 768, architecture="sm_100") == (256, 2816)
+    assert wide(8192, 768, architecture="sm_80") is None
 
 
 def in_batch(layer, rows, limits, order):
@@ -143,4 +168,4 @@ def test_float32_has_one_tile():
         tiles = {launch_tables.products(architecture, rows, 4) for rows in (1, 64, 512, 100_000)}
         assert len(tiles) == 1
         assert tiles.pop().FEW_ROWS == 0
-        assert launch_tables.wide_products(architecture, 100_000, 3072, 4) is None
+        assert launch_tables.wide_products(architecture, 100_000, 3072, 4, 132) is None

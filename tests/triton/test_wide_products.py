@@ -27,13 +27,12 @@ DTYPES = (torch.bfloat16, torch.float16)
 FEW_ROWS, PROGRAMS = 20, 3
 
 
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    """The table as of a GPU of three multiprocessors, with tiles small enough to be interpreted."""
-    tiles = Products(32, 64, 32, FEW_ROWS, 16, 32, 16, 4, 2)
-    monkeypatch.setitem(launch_tables._WIDE, "sm_80", tiles)
-    monkeypatch.setattr(launch_tables, "WIDE_ROWS", 16)
-    monkeypatch.setattr(launch_tables, "WIDE_TILES", 2)
+@pytest.fixture(autouse=True, params=[64, 48], ids=["64 columns", "48 columns"])
+def small_tiles(request, monkeypatch):
+    """As of a GPU of three multiprocessors, with tiles small enough to be interpreted; weights are
+    copied at once, or in two blocks."""
+    tiles = Products(32, request.param, 32, FEW_ROWS, 16, 32, 16, 4, 2)
+    monkeypatch.setattr(launch_tables, "wide_products", lambda *_: tiles)
     monkeypatch.setattr(launch_tables, "multiprocessors", lambda device: PROGRAMS)
 
 

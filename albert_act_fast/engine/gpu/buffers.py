@@ -52,9 +52,12 @@ class Buffers:
         # With the first call alone: importing the package imports no kernels.
         from albert_act_fast.kernels import launch_tables
 
-        # Of the products of either depth whose depth is split.
+        # Of the products of either depth whose depth is split. By the GPU of the weights, as
+        # memory that is only counted is on none.
+        gpu = layer.query[0].device
+        arch, multiprocessors = launch_tables.architecture(gpu), launch_tables.multiprocessors(gpu)
         self.splits = {
-            depth: launch_tables.splits(rows, depth, dtype.itemsize)
+            depth: launch_tables.splits(arch, rows, depth, width, dtype.itemsize, multiprocessors)
             for depth in (width, layer.inner)
         }
         self.parts = self.arrived = None

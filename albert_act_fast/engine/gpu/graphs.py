@@ -56,10 +56,12 @@ class Capacity:
 
 
 def capacity_of(rows: int, sequences: int) -> Capacity:
-    """Eight capacities for every power of two, so that at most one eighth more rows are covered
-    than there are, and 16 at least. Sequences, which cost next to nothing: powers of two."""
-    step = max(16, (1 << (rows - 1).bit_length()) // 16)
-    return Capacity(-(-rows // step) * step, 1 << (sequences - 1).bit_length())
+    """Rows: as the launch tables change (`covered`). Sequences, which cost next to nothing: powers
+    of two."""
+    # With the first call alone: importing the package imports no kernels.
+    from albert_act_fast.kernels import launch_tables
+
+    return Capacity(launch_tables.covered(rows), 1 << (sequences - 1).bit_length())
 
 
 def why_not(device: torch.device) -> str | None:
