@@ -109,6 +109,8 @@ def run(
             console.print(apart_table("sentence", runner.run_sentence()))
         if selection == "corpus" and case is None:
             console.print(apart_table("corpus", runner.run_corpus()))
+        if selection == "crowd" and case is None:
+            console.print(apart_table("crowd", runner.run_crowd()))
     console.print(f"rows in {output}")
     if runner.wrong:
         raise typer.Exit(1)
@@ -257,6 +259,16 @@ def _left_out(rows: list[dict]) -> list[tuple[str, str]]:
 def stream_memory(counts: list[int]) -> None:
     """Peak memory of a stream in this process."""
     typer.echo(json.dumps(measure_stream_here(counts)))
+
+
+@app.command(hidden=True)
+def crowd_call(texts: int, threads: Threads = None) -> None:
+    """One stream of texts in this process: what `run crowd` starts for each."""
+    from suite.crowd import measure_call_here  # an older commit's package has no TextEncoder
+
+    if threads:
+        torch.set_num_threads(threads)
+    typer.echo(json.dumps(measure_call_here(texts)))
 
 
 @app.command(hidden=True)

@@ -128,7 +128,7 @@ SELECTIONS: dict[str, tuple[str, tuple[Case, ...]]] = {
 
 
 # What is no case of a model.
-EXTRAS = ("operators", "parts", "training", "serve", "sentence", "corpus")
+EXTRAS = ("operators", "parts", "training", "serve", "sentence", "corpus", "crowd")
 
 
 def selected(name: str) -> tuple[Case, ...]:

@@ -8,8 +8,8 @@ from pathlib import Path
 # What every row of a model's case holds. A row that was not timed has "skipped" or "wrong", the
 # reason, in place of everything from "seconds" on.
 FIELDS = {
-    "kind": '"model", "training", "operator", "parts", "serve", "sentence", "corpus" or '
-    '"corpus memory"',
+    "kind": '"model", "training", "operator", "parts", "serve", "sentence", "corpus", '
+    '"corpus memory" or "crowd"',
     "case": "name of the case",
     "text": "where the text is from",
     "batch": "sequences",
@@ -40,6 +40,8 @@ FIELDS = {
     "TextEncoder.stream's",
     "load, rate": "requests a second over the capacity; requests a second, on average",
     "throughput, p50, p99": "answers a second; seconds from when a request was due to its answer",
+    "user_seconds, seconds_of_one, user_seconds_of_one": "of the processors in user mode; both "
+    "over those of one thread",
     "sentences, texts_a_second": "texts that were embedded; how many a second",
     "requests, failed": "how many; how many were not answered with 200",
     "machine, threads, versions, commit, ...": "where and with what",

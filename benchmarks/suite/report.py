@@ -17,8 +17,12 @@ DOCUMENTS = (
     ROOT / "docs/performance.md",
     ROOT / "docs/cpu_engine.md",
 )
-# What is measured apart, by kind of row: `run serve`, `run corpus`.
-APART = {"serve": ROOT / "docs/serve.md", "corpus": ROOT / "docs/text.md"}
+# What is measured apart, by kind of row: `run serve`, `run corpus`, `run crowd`.
+APART = {
+    "serve": ROOT / "docs/serve.md",
+    "corpus": ROOT / "docs/text.md",
+    "crowd": ROOT / "docs/threads.md",
+}
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>albert_act_fast: benchmarks</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -71,6 +75,7 @@ _TITLES = {
     "sentence": "One sentence, from its string to its embedding",
     "corpus": "From texts to embeddings",
     "corpus-memory": "Memory of a stream",
+    "crowd": "A stream beside other programs",
 }
 
 

@@ -269,6 +269,16 @@ class Runner:
             rows += self._others(corpus.memory_rows(self.effort))
         return rows
 
+    def run_crowd(self) -> list[dict]:
+        """A stream of texts on a quiet machine and on a busy one."""
+        # An older commit's package has no TextEncoder.
+        from suite import crowd
+
+        self.console.print("[bold]crowd[/bold]")
+        rounds = max(1, round(self.effort * crowd.ROUNDS))
+        with tqdm(total=crowd.steps(rounds), desc="crowd", leave=False) as bar:
+            return self._others(crowd.crowd_rows(bar.update, rounds=rounds))
+
     def _others(self, rows: Iterable[dict]) -> list[dict]:
         seen = []
         for row in rows:

@@ -244,8 +244,33 @@ def corpus_memory(rows: list[dict]) -> str:
     return markdown(["texts so far", "peak memory of the process"], lines)
 
 
+def crowd_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: what a stream takes, by threads, alone and beside busy loops."""
+    lines = [
+        [
+            row["case"],
+            row["variant"],
+            f"{row['seconds']:.1f} s ({row['seconds_of_one']:.2f}x)",
+            f"{row['user_seconds']:.1f} s ({row['user_seconds_of_one']:.2f}x)",
+        ]
+        for row in at(rows, kind="crowd")
+        if "seconds" in row
+    ]
+    return ["beside", "way", "time (of 1 thread's)", "user time (of 1 thread's)"], lines
+
+
+def crowd(rows: list[dict]) -> str:
+    """A stream of texts beside other programs."""
+    return markdown(*crowd_lines(rows))
+
+
 # Of what is measured apart, by kind of row.
-LINES = {"serve": serving_lines, "sentence": sentence_lines, "corpus": corpus_lines}
+LINES = {
+    "serve": serving_lines,
+    "sentence": sentence_lines,
+    "corpus": corpus_lines,
+    "crowd": crowd_lines,
+}
 TABLES = {
     "where": lambda rows: where(rows) + "\n",
     "speed-ups": speed_ups,
@@ -258,6 +283,7 @@ TABLES = {
     "sentence": sentence,
     "corpus": corpus,
     "corpus-memory": corpus_memory,
+    "crowd": crowd,
 }
 _MARKED = re.compile(r"(<!-- rows: ([\w-]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
 

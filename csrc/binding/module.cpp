@@ -11,6 +11,7 @@
 
 #include "../cpu/kernels.h"
 #include "../engine/linear.h"
+#include "../engine/threads.h"
 
 namespace albert_act_fast::binding {
 namespace {
@@ -44,10 +45,31 @@ PyObject* build_info(PyObject*, PyObject*) {
                          "own_products", own_products.c_str());
 }
 
+// For the tests: the decisions of `Crowding`, without a crowd.
+PyObject* works_alone_after(PyObject*, PyObject* stretches) {
+    engine::Crowding crowding;
+    PyObject* const answers = PyList_New(0);
+    for (Py_ssize_t i = 0; answers != nullptr && i < PyTuple_Size(stretches); ++i) {
+        engine::Usage spent;
+        long long threads;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(stretches, i), "ddddL", &spent.wall,
+                              &spent.processors, &spent.put_aside, &spent.rows, &threads)) {
+            Py_DecRef(answers);
+            return nullptr;
+        }
+        crowding.worked(spent, threads);
+        PyList_Append(answers, crowding.one_is_enough() ? Py_True : Py_False);
+    }
+    return answers;
+}
+
 PyMethodDef methods[] = {
     {"build_info", build_info, METH_NOARGS, "What the library was built from and runs on."},
     {"raise_interruption", raise_interruption, METH_NOARGS,
      "Raises what a signal handler raised during the run that it ended, if one did."},
+    {"works_alone_after", works_alone_after, METH_VARARGS,
+     "Whether one thread would work alone after each of these stretches of work: (seconds, "
+     "processor seconds, how often a thread was put aside, rows, threads)."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT,

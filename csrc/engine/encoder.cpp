@@ -50,6 +50,7 @@ class EncoderOf : public Encoder {
     }
 
     std::vector<int64_t> run(const Encode& call) override {
+        const Sharing sharing;
         const std::unique_lock<std::mutex> mine(mutex_, std::try_to_lock);
         Workspace other;
         Workspace& space = mine.owns_lock() ? workspace_ : other;
@@ -161,7 +162,7 @@ void EncoderOf<T>::pool(const Encode& call, const Matrix<T>& states, Workspace& 
     const int64_t* offsets = data_of<const int64_t>(call.offsets);
     float* const out = data_of<float>(call.out);
     const auto for_sequences = [&](const auto& f) {
-        torch::stable::parallel_for(0, sequences, 1, [&](int64_t begin, int64_t end) {
+        parallel_for(0, sequences, 1, [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b) f(b, out + b * width_);
         });
     };

@@ -111,6 +111,7 @@ class EngineOf : public Engine {
     }
 
     std::vector<int64_t> run(const Run& run) override {
+        const Sharing sharing;
         const std::unique_lock<std::mutex> mine(mutex_, std::try_to_lock);
         Workspace<T> other;
         Workspace<T>& space = mine.owns_lock() ? workspace_ : other;
@@ -356,6 +357,7 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
         halting.next_token_index = next.token_index;
         halting.next_query_offsets = next.query_offsets;
         launch(halting);
+        Sharing::computed(rows);
         moved_rows = rows;
         rows = next.query_offsets[sequences];
         if (run.by_sequence && rows > 0) early_ends.look(halting);

@@ -1,14 +1,13 @@
 // Splits the CPU kernels' work among torch's threads, for the operators and for the engine alike.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "../cpu/kernels.h"
 #include "memory.h"
+#include "threads.h"
 
 namespace albert_act_fast::engine {
 
@@ -17,7 +16,7 @@ constexpr int64_t kGrain = 16;
 
 template <class F>
 void for_rows(int64_t rows, const F& f) {
-    torch::stable::parallel_for(0, rows, kGrain, f);
+    parallel_for(0, rows, kGrain, f);
 }
 
 // The live ones of the rows that the arguments cover.
@@ -102,7 +101,7 @@ void launch(const RaggedAttention<T>& args, const cpu::KeyValueStore<T>& store) 
             for (int64_t r = args.query_offsets[b]; r < args.query_offsets[b + 1];
                  r += cpu::kQueryBlock)
                 items.insert(items.end(), {b, r, head});
-    torch::stable::parallel_for(0, int64_t(items.size() / 3), 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, int64_t(items.size() / 3), 1, [&](int64_t begin, int64_t end) {
         cpu::kernels<T>().ragged_attention(args, store, items.data(), begin, end);
     });
 }
@@ -118,8 +117,7 @@ void launch(const HaltingStep<T>& args) {
     const auto clear = [&] { std::fill_n(args.workspace, kHaltingWorkspaceHeader + blocks, 0); };
     clear();
     const int64_t workers = std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
-    torch::stable::parallel_for(0, workers, 1,
-                                [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
+    parallel_for(0, workers, 1, [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
     if (args.workspace[cpu::kAsking] == 0) cpu::kernels<T>().finish_rows(args);
     clear();
 }

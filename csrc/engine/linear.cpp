@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../common/check.h"
+#include "threads.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -171,8 +172,7 @@ void Linear<T>::multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<O
     product.out = out;
     product.columns = outputs_;
     const int64_t items = cpu::panels_of(outputs_) * cpu::row_chunks(rows);
-    torch::stable::parallel_for(0, items, 1,
-                                [&](int64_t begin, int64_t end) { kernel(product, begin, end); });
+    parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { kernel(product, begin, end); });
 }
 
 // Rows are read in whole words: a copy with zeros where something is missing to that.
@@ -181,7 +181,7 @@ Matrix<T> Linear<T>::in_words(const Matrix<T>& x, int64_t rows, QuantizedRows& m
     if (inputs_ % kWordInputs == 0) return x;
     const int64_t stride = depth_ * kWordInputs;
     const Matrix<T> words{memory.values.of<T>(rows * stride), stride};
-    torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {
             memcpy(words.row(r), x.row(r), size_t(inputs_) * sizeof(T));
             memset(static_cast<void*>(words.row(r) + inputs_), 0,
@@ -201,7 +201,7 @@ void Linear<T>::by_kernels(const Matrix<In>& x, int64_t rows, Activation activat
                                          inputs_,
                                          {quantized.values.of<uint8_t>(rows * stride), stride},
                                          quantized.scales.of<float>(rows)};
-        torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+        parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
             cpu::kernels<In>().quantize(quantize, begin, end);
         });
         cpu::Product<Out, cpu::Int8Quad> product;

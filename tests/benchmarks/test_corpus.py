@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,11 +15,12 @@ import pytest
 
 from albert_act_fast import native
 from albert_act_fast.tokenizer import load_tokenizer
-from suite import corpus, one_sentence, parts
+from suite import corpus, crowd, one_sentence, parts
 from suite.measured_rows import FIELDS
 from suite.plots import corpus as picture
 from suite.tables import corpus as table
 from suite.tables import corpus_memory as memory_table
+from suite.tables import crowd as crowd_table
 from suite.tables import sentence as sentence_table
 
 TEXTS = [f"{'so ' * (n % 7)}it was {n}" for n in range(100)]
@@ -129,6 +131,46 @@ def test_all_ways(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert not [row for row in rows if "wrong" in row], rows
     assert all("texts_a_second" in row or "not installed" in row["skipped"] for row in rows)
+
+
+def test_beside_other_programs(monkeypatch):
+    if native.why_no_cpp is not None:
+        pytest.skip(native.why_no_cpp)
+    given, loops = [], []
+
+    @contextlib.contextmanager
+    def busy(count):
+        loops.append(count)
+        yield
+
+    def call(texts, threads, give_way):
+        given.append((texts, threads, give_way))
+        return {"seconds": 2.0 / threads, "user_seconds": 3.0 * threads, "rows": "same"}
+
+    monkeypatch.setattr(crowd, "_busy_loops", busy)
+    monkeypatch.setattr(crowd, "_call", call)
+    steps = []
+    rows = list(crowd.crowd_rows(lambda: steps.append(0), texts=5, rounds=3))
+    assert loops == [0, os.cpu_count()]
+    assert len(steps) == len(given) == crowd.steps(3)
+    assert set(given) == {(5, 1, "1"), (5, 2, "1"), (5, 2, "0")}
+    one, two, _ = rows[:3]
+    assert (one["seconds"], one["user_seconds_of_one"]) == (2, 1)
+    assert (two["seconds_of_one"], two["user_seconds_of_one"]) == (0.5, 2)
+    for row in rows:
+        assert row.keys() <= {key for keys in FIELDS for key in keys.split(", ")} | {"kind"}
+    assert "1.0 s (0.50x) | 6.0 s (2.00x)" in crowd_table(rows)
+    monkeypatch.setattr(crowd, "_call", lambda *way: call(*way) | {"rows": str(way)})
+    assert all("seconds" not in row and "differ" in row["wrong"] for row in crowd.crowd_rows())
+
+
+def test_a_stream_beside_a_busy_loop_is_the_same():
+    """What `run crowd` starts, as it is."""
+    if native.why_no_cpp is not None:
+        pytest.skip(native.why_no_cpp)
+    one, two = crowd._call(3, 1, "1"), crowd._call(3, 2, "0")
+    assert one["rows"] == two["rows"]
+    assert one["seconds"] > 0
 
 
 def test_one_sentence(tmp_path, monkeypatch):

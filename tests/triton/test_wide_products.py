@@ -27,11 +27,11 @@ DTYPES = (torch.bfloat16, torch.float16)
 FEW_ROWS, PROGRAMS = 20, 3
 
 
-@pytest.fixture(autouse=True, params=[64, 48], ids=["64 columns", "48 columns"])
+@pytest.fixture(autouse=True)
 def small_tiles(request, monkeypatch):
     """As of a GPU of three multiprocessors, with tiles small enough to be interpreted; weights are
-    copied at once, or in two blocks."""
-    tiles = Products(32, request.param, 32, FEW_ROWS, 16, 32, 16, 4, 2)
+    copied at once, or in two blocks, as tests ask for it."""
+    tiles = Products(32, getattr(request, "param", 48), 32, FEW_ROWS, 16, 32, 16, 4, 2)
     monkeypatch.setattr(launch_tables, "wide_products", lambda *_: tiles)
     monkeypatch.setattr(launch_tables, "multiprocessors", lambda device: PROGRAMS)
 
@@ -42,7 +42,10 @@ def last_launch() -> tuple[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("added", [False, True])
+# With both kinds of tiles, one of them with a residual.
+@pytest.mark.parametrize(
+    ("added", "small_tiles"), [(False, 64), (True, 48)], indirect=["small_tiles"]
+)
 @pytest.mark.parametrize(
     ("rows", "live", "depth", "columns"),
     # All rows, few of them, fewer than small tiles are for, none; sizes that no tile divides.
@@ -70,7 +73,9 @@ def test_linear(dtype, activation, added, rows, live, depth, columns):
     assert_as_exact_as_pytorch(out[:live], truth, plain)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "small_tiles"), zip(DTYPES, (64, 48), strict=True), indirect=["small_tiles"]
+)
 @pytest.mark.parametrize(
     ("running", "moved", "beyond"),
     [(97, 97, 0), (70, 97, 6), (5, 90, 30), (0, 90, 6), (0, 0, 40), (9, FEW_ROWS, 40)],
