@@ -13,6 +13,9 @@ import warnings
 
 import torch
 
+from albert_act_fast.flags import is_set
+
+GIVE_WAY = "ALBERT_ACT_FAST_GIVE_WAY"
 _MODULE = "albert_act_fast._cpp_ops"
 _INSTALL_AGAIN = "pip install --force-reinstall --no-deps . (in the sources)"
 
@@ -47,6 +50,14 @@ def build_info() -> dict[str, str] | None:
 def instruction_set() -> str | None:
     """What the C++ operators run on; None without them."""
     return None if library is None else build_info()["instruction_set"]
+
+
+def gives_way() -> bool:
+    """Whether one of PyTorch's threads, as many as there are now, computes alone while other
+    programs keep the machine busy (docs/threads.md)."""
+    if library is None or not is_set(GIVE_WAY, default="1"):
+        return False
+    return 1 < torch.get_num_threads() <= library.MOST_THREADS_THAT_GIVE_WAY
 
 
 def why_no_cuda() -> str | None:

@@ -42,7 +42,9 @@ def info(
         out,
         "devices",
         {
-            "cpu": f"{cpu['machine']}, threads {cpu['threads']}, {cpu['capability']} in PyTorch, "
+            "cpu": f"{cpu['machine']}, threads {cpu['threads']}"
+            f"{' (1 while others keep the machine busy)' if cpu['gives_way'] else ''}, "
+            f"{cpu['capability']} in PyTorch, "
             f"{cpu['kernels'] or 'nothing'} in our C++ operators",
             **{f"cuda:{i}": _gpu_line(gpu) for i, gpu in enumerate(cuda["devices"])},
             **({} if cuda["devices"] else {"cuda": f"none: {cuda['reason']}"}),
@@ -89,6 +91,7 @@ def collect() -> dict:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "kernels": native.instruction_set(),
             "threads": torch.get_num_threads(),
+            "gives_way": native.gives_way(),
         },
         "cuda": _cuda(torch),
         "cuda_graphs": graphs.why_not(torch.device(devices[-1])),

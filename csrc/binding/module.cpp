@@ -100,6 +100,7 @@ PyMODINIT_FUNC PyInit__cpp_ops() {
     if (module == nullptr) return nullptr;
     const std::pair<const char*, int64_t> constants[] = {
         {"HALTING_WORKSPACE_HEADER", kHaltingWorkspaceHeader},
+        {"MOST_THREADS_THAT_GIVE_WAY", engine::Crowding::kMostThreads},
         {"MAX_INT8_INPUTS", engine::kMaxInt8Inputs}};
     for (const auto& [name, value] : constants)
         if (PyModule_AddIntConstant(module, name, value) != 0) return nullptr;

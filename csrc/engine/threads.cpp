@@ -27,7 +27,7 @@ Usage used() {
 
 bool gives_way() {
     const char* value = std::getenv("ALBERT_ACT_FAST_GIVE_WAY");
-    return value == nullptr || std::strcmp(value, "0") != 0;
+    return value == nullptr || (*value != 0 && std::strcmp(value, "0") != 0);
 }
 
 // Of the whole process: crowded is the machine, not a run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 
+import pytest
 import torch
 import transformers
 
@@ -31,6 +32,22 @@ def test_json_report(command):
     assert set(report["built"]) == {"native libraries", "CUDA operators", "Triton kernels"}
     cuda = (native.build_info() or {"cuda": ""})["cuda"]
     assert report["built"]["CUDA operators"] == ([cuda] if cuda else [])
+
+
+@pytest.mark.parametrize(
+    ("threads", "switch", "gives_way"),
+    [(2, None, True), (4, "1", True), (1, None, False), (5, None, False), (2, "0", False)],
+)
+def test_it_says_when_one_thread_computes_alone(command, monkeypatch, threads, switch, gives_way):
+    if native.library is None:
+        pytest.skip(str(native.why_no_cpp))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.delenv("ALBERT_ACT_FAST_GIVE_WAY", raising=False)
+    if switch:
+        monkeypatch.setenv("ALBERT_ACT_FAST_GIVE_WAY", switch)
+    assert json.loads(command("info", "--json").stdout)["cpu"]["gives_way"] is gives_way
+    text = command("info").stdout
+    assert (f"threads {threads} (1 while others keep the machine busy)" in text) is gives_way
 
 
 def test_reasons_are_shown(command, monkeypatch):
