@@ -187,3 +187,5 @@ def _wait_until_refused(url: str) -> None:
             socket.create_connection((parts.hostname, parts.port)).close()
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            pass  # under way when the server closed its door

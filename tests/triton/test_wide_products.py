@@ -74,7 +74,7 @@ def test_linear(dtype, activation, added, rows, live, depth, columns):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "small_tiles"), zip(DTYPES, (64, 48), strict=True), indirect=["small_tiles"]
+    ("dtype", "small_tiles"), [(DTYPES[0], 64), (DTYPES[1], 48)], indirect=["small_tiles"]
 )
 @pytest.mark.parametrize(
     ("running", "moved", "beyond"),
