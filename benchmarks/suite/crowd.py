@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import random
 import resource
@@ -17,7 +16,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from albert_act_fast import TextEncoder, native
-from suite.inputs import ROOT, corpus_texts
+from suite.inputs import corpus_texts
+from suite.processes import answer_of
 from suite.timing import quartiles
 
 TEXTS, ROUNDS = 2000, 5
@@ -75,16 +75,11 @@ def _busy_loops(count: int) -> Iterator[None]:
 
 
 def _call(texts: int, threads: int, give_way: str) -> dict:
-    command = [sys.executable, str(ROOT / "benchmarks"), "crowd-call", str(texts)]
-    done = subprocess.run(
-        [*command, "--threads", str(threads)],
-        env=os.environ | {"ALBERT_ACT_FAST_GIVE_WAY": give_way},
-        capture_output=True,
-        text=True,
+    return answer_of(
+        f"a call of {threads} threads",
+        *("crowd-call", str(texts), "--threads", str(threads)),
+        env={"ALBERT_ACT_FAST_GIVE_WAY": give_way},
     )
-    if done.returncode != 0:
-        raise RuntimeError(f"a call of {threads} threads: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure_call_here(texts: int) -> dict:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
-import subprocess
-import sys
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -14,8 +11,9 @@ import torch
 
 from albert_act_fast import TextEncoder
 from suite.cases import case_named
-from suite.inputs import ROOT, corpus_texts
+from suite.inputs import corpus_texts
 from suite.models import model_folder, model_of
+from suite.processes import answer_of
 from suite.variants import all_variants
 
 
@@ -28,12 +26,9 @@ def peak_memory(case: str, variant: str, folder: Path, device: str) -> int | Non
     """
     if device == "cpu" and not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, str(ROOT / "benchmarks"), "memory", case, variant, str(folder)]
-    command += ["--device", device, "--threads", str(torch.get_num_threads())]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"peak memory of {variant}, {case}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])["peak_memory"]
+    arguments = ["memory", case, variant, str(folder)]
+    arguments += ["--device", device, "--threads", str(torch.get_num_threads())]
+    return answer_of(f"peak memory of {variant}, {case}", *arguments)["peak_memory"]
 
 
 def measure_here(case: str, variant: str, folder: Path, device: str) -> int:
@@ -70,11 +65,7 @@ def stream_peaks(counts: list[int]) -> dict[int, int] | None:
     """
     if not Path("/proc/self/status").exists():
         return None
-    command = [sys.executable, str(ROOT / "benchmarks"), "stream-memory", *map(str, counts)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"peak memory of a stream: {done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = answer_of("peak memory of a stream", "stream-memory", *map(str, counts))
     return {int(count): peak for count, peak in found.items()}
 
 

@@ -31,7 +31,7 @@ FEW_ROWS, PROGRAMS = 20, 3
 def small_tiles(request, monkeypatch):
     """As of a GPU of three multiprocessors, with tiles small enough to be interpreted; weights are
     copied at once, or in two blocks, as tests ask for it."""
-    tiles = Products(32, getattr(request, "param", 48), 32, FEW_ROWS, 16, 32, 16, 4, 2)
+    tiles = Products(32, getattr(request, "param", 64), 32, FEW_ROWS, 16, 32, 16, 4, 2)
     monkeypatch.setattr(launch_tables, "wide_products", lambda *_: tiles)
     monkeypatch.setattr(launch_tables, "multiprocessors", lambda device: PROGRAMS)
 
@@ -42,9 +42,8 @@ def last_launch() -> tuple[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-# With both kinds of tiles, one of them with a residual.
 @pytest.mark.parametrize(
-    ("added", "small_tiles"), [(False, 64), (True, 48)], indirect=["small_tiles"]
+    ("added", "small_tiles"), [(False, 64), (True, 64), (True, 48)], indirect=["small_tiles"]
 )
 @pytest.mark.parametrize(
     ("rows", "live", "depth", "columns"),
@@ -74,7 +73,9 @@ def test_linear(dtype, activation, added, rows, live, depth, columns):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "small_tiles"), [(DTYPES[0], 64), (DTYPES[1], 48)], indirect=["small_tiles"]
+    ("dtype", "small_tiles"),
+    [(DTYPES[0], 64), (DTYPES[1], 64), (DTYPES[1], 48)],
+    indirect=["small_tiles"],
 )
 @pytest.mark.parametrize(
     ("running", "moved", "beyond"),
@@ -106,6 +107,7 @@ def test_rows_that_cannot_be_copied_are_read_in_the_ordinary_way(which):
     assert last_launch()[0] == "linear"
 
 
+@pytest.mark.parametrize("small_tiles", [64, 48], indirect=True)
 def test_the_whole_loop():
     lengths = [31, 3, 40, 0, 17]
     overrides = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
