@@ -228,11 +228,14 @@ def _product(
     if splits == 1:
         # As many programs as multiprocessors, which leave at once or not at all.
         wide = launch_tables.wide_products(arch, capacity.rows, len(rows) * columns, *size)
-    tiles = wide or launch_tables.products(arch, capacity.rows, ELEMENT)
+    ahead = 0 if wide else launch_tables.steps_ahead(arch, capacity.rows, depth, ELEMENT, splits)
+    tiles = wide or launch_tables.products(arch, capacity.rows, ELEMENT, ahead)
     if splits > 1 or wide:
         name = ("wide_" if wide else "split_") + name
     block_m, block_n, block_k = tiles.BLOCK_M, tiles.BLOCK_N, tiles.BLOCK_K
-    step = (block_m + block_n) * block_k
+    # What stands in shared memory at a time: a step of both operands for each stage; or one of the
+    # rows and all of the weight.
+    step = (block_m + (ahead or 1) * block_n) * block_k
     if tiles.FEW_ROWS:
         step = max(step, (tiles.FEW_M + tiles.FEW_N) * tiles.FEW_K)
     if max(rows) <= tiles.FEW_ROWS:

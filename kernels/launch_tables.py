@@ -63,10 +63,6 @@ class Rows:
     num_warps: int
 
 
-# Up to so many rows the programs of a product fetch weights while the kernel before still runs:
-# more rows are longer at work than the weights take.
-AHEAD_ROWS = 64
-
 _FLOAT32 = ((None, one_tile(64, 64, 32, 8, 3)),)
 
 # architecture -> bytes per element -> ((rows of the launch at most, tiles), ...)
@@ -97,6 +93,11 @@ _PRODUCTS = {
         4: ((None, one_tile(64, 64, 16, 4, 2)),),
     },
 }
+# Of one tile of rows, for products whose programs load all that they read of a weight ahead of the
+# wait; and how many steps that may be, so that the programs of two kernels fit into a
+# multiprocessor's shared memory.
+AHEAD_TILE = one_tile(64, 32, 256, 8, 1)
+_AHEAD_STEPS = 4
 # Where there are more rows than this, tiles are copied by the GPU itself, if it does that. How many
 # columns they have is for `wide_products` to choose, and how many rows are few: the wider read
 # fewer bytes. Those of 192 spill where warps are specialised.
@@ -133,8 +134,20 @@ def specialized(arch: str) -> bool:
     return arch == "sm_100"
 
 
-def products(arch: str, rows: int, element_size: int) -> Products:
-    """For a launch of `rows` rows, live or not."""
+def steps_ahead(arch: str, rows: int, depth: int, element_size: int, splits: int = 1) -> int:
+    """Steps of a product's depth, or of a part of it, that are all loaded of the weight while the
+    kernel before still runs; 0 where there are too many, or too many rows."""
+    if not dependent_launch(arch) or element_size != 2 or rows > AHEAD_TILE.BLOCK_M:
+        return 0
+    steps = blocks(blocks(depth, AHEAD_TILE.BLOCK_K), splits)
+    return steps if steps <= _AHEAD_STEPS else 0
+
+
+def products(arch: str, rows: int, element_size: int, ahead: int = 0) -> Products:
+    """For a launch of `rows` rows, live or not. ahead: the weight's `steps_ahead`, if it is loaded
+    so."""
+    if ahead:
+        return AHEAD_TILE
     for limit, tiles in _PRODUCTS[arch][element_size]:
         if limit is None or rows <= limit:
             return tiles
@@ -196,14 +209,14 @@ def splits(
     arch: str, rows: int, depth: int, columns: int, element_size: int, multiprocessors: int
 ) -> int:
     """Parts of a product's depth in a launch of `rows` rows. In 16 bits, where rows are too few for
-    the tiles to keep a GPU busy, as many as leave each at least six or twelve steps of a tile:
-    fewer would take a kernel's least time anyway. In float32 one, so that every row is added up in
-    one order whatever the batch."""
+    the tiles to keep a GPU busy, as many as leave each at least six or twelve steps of a tile, or
+    three whose weights are loaded ahead: fewer would take a kernel's least time anyway. In float32
+    one, so that every row is added up in one order whatever the batch."""
     if element_size != 2 or rows > 4096:
         return 1
     if wide_products(arch, rows, columns, element_size, multiprocessors):
         return 1
-    each = 1536
+    each = 768 if dependent_launch(arch) else 1536
     if rows > 64:
         each = 384 if rows <= 1024 else 768 if rows <= 2048 else 1536
     return max(1, min(4, depth // each))

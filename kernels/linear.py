@@ -8,14 +8,14 @@ ones.
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.dependent_launch import fetch_weight, wait_for_the_kernel_before
-from albert_act_fast.kernels.products import finish, product
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+from albert_act_fast.kernels.products import finish, load_ahead, product
 
 
 @triton.jit
 def linear_tile(
     tile, x, weight, bias, residual, out, live, columns, depth,
-    x_stride, weight_stride, residual_stride, out_stride,
+    x_stride, weight_stride, residual_stride, out_stride, ahead,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -29,7 +29,7 @@ def linear_tile(
         is_column = column < columns
         acc = product(
             x, x_stride, row, is_row, weight, weight_stride, column, is_column, depth,
-            BLOCK_K, PRECISION,
+            ahead, BLOCK_K, PRECISION,
         )  # fmt: skip
         finish(
             acc, bias, residual, residual_stride, out, out_stride, row, is_row, column, is_column,
@@ -46,19 +46,23 @@ def linear(
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    if AHEAD and PDL:
-        fetch_weight(weight, weight_stride, columns, depth)
+    ahead = ()
+    if AHEAD > 0:  # the launch is one tile of rows, so that a program's columns are known by now
+        column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+        ahead = load_ahead(
+            weight, weight_stride, column, column < columns, depth, AHEAD, BLOCK_K
+        )  # fmt: skip
     wait_for_the_kernel_before(PDL)
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:
         linear_tile(
             tl.program_id(0), x, weight, bias, residual, out, live, columns, depth,
-            x_stride, weight_stride, residual_stride, out_stride,
+            x_stride, weight_stride, residual_stride, out_stride, ahead,
             ACTIVATION, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     elif FEW_ROWS > 0:
         linear_tile(
             tl.program_id(0), x, weight, bias, residual, out, live, columns, depth,
-            x_stride, weight_stride, residual_stride, out_stride,
+            x_stride, weight_stride, residual_stride, out_stride, ahead,
             ACTIVATION, PRECISION, FEW_M, FEW_N, FEW_K,
         )  # fmt: skip

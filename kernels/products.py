@@ -5,26 +5,52 @@ import triton.language as tl
 
 
 @triton.jit
+def load_rows(x, x_stride, row, is_row, start, depth, BLOCK_K: tl.constexpr):
+    """x[row, start + k], [rows, BLOCK_K]."""
+    k = start + tl.arange(0, BLOCK_K)
+    at = x + row[:, None] * x_stride + k[None, :]
+    return tl.load(at, mask=is_row[:, None] & (k < depth)[None, :], other=0.0)
+
+
+@triton.jit
+def load_weight(weight, weight_stride, column, is_column, start, depth, BLOCK_K: tl.constexpr):
+    """weight[column, start + k], [BLOCK_K, columns]."""
+    k = start + tl.arange(0, BLOCK_K)
+    at = weight + column[None, :] * weight_stride + k[:, None]
+    return tl.load(at, mask=(k < depth)[:, None] & is_column[None, :], other=0.0)
+
+
+@triton.jit
+def load_ahead(
+    weight, weight_stride, column, is_column, depth, AHEAD: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """All that a program reads of a weight, AHEAD steps of it, for `product`: into shared memory,
+    while the kernel before still runs. That one must not write the weight."""
+    tiles = ()
+    for step in tl.static_range(AHEAD):
+        start = step * BLOCK_K
+        tile = load_weight(weight, weight_stride, column, is_column, start, depth, BLOCK_K)
+        tiles = tiles + (tile,)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
 def product(
-    x, x_stride, row, is_row, weight, weight_stride, column, is_column, depth,
+    x, x_stride, row, is_row, weight, weight_stride, column, is_column, depth, ahead,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """x[row] @ weight[column]^T over `depth` columns of both, in float32."""
-    k = tl.arange(0, BLOCK_K)
+    """x[row] @ weight[column]^T over `depth` columns of both, in float32. ahead: what `load_ahead`
+    gave of the weight, or nothing."""
     acc = tl.zeros((row.shape[0], column.shape[0]), tl.float32)
-    for start in range(0, depth, BLOCK_K):
-        is_k = start + k < depth
-        a = tl.load(
-            x + row[:, None] * x_stride + (start + k)[None, :],
-            mask=is_row[:, None] & is_k[None, :],
-            other=0.0,
-        )
-        b = tl.load(
-            weight + column[None, :] * weight_stride + (start + k)[:, None],
-            mask=is_k[:, None] & is_column[None, :],
-            other=0.0,
-        )
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    if len(ahead) > 0:
+        for step in tl.static_range(len(ahead)):
+            a = load_rows(x, x_stride, row, is_row, step * BLOCK_K, depth, BLOCK_K)
+            acc = tl.dot(a, ahead[step], acc, input_precision=PRECISION)
+    else:
+        for start in range(0, depth, BLOCK_K):
+            a = load_rows(x, x_stride, row, is_row, start, depth, BLOCK_K)
+            b = load_weight(weight, weight_stride, column, is_column, start, depth, BLOCK_K)
+            acc = tl.dot(a, b, acc, input_precision=PRECISION)
     return acc
 
 

@@ -7,8 +7,8 @@ first of those that moved. Where none runs nobody will ask for a key again, and 
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.dependent_launch import fetch_weight, wait_for_the_kernel_before
-from albert_act_fast.kernels.products import product
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+from albert_act_fast.kernels.products import load_ahead, product
 
 
 @triton.jit
@@ -26,11 +26,21 @@ def store_projected(acc, which, bias, token_index, out, out_stride, row, is_row,
 
 
 @triton.jit
+def one_of(which, query, key, value):
+    one = query
+    if which == 1:
+        one = key
+    elif which == 2:
+        one = value
+    return one
+
+
+@triton.jit
 def project_qkv_tile(
     tile, hidden, query_weight, key_weight, value_weight, query_bias, key_bias, value_bias,
     token_index, running, moved, queries, key_store, value_store,
     width, hidden_stride, weight_stride, queries_stride, key_store_stride, value_store_stride,
-    PRECISION: tl.constexpr,
+    ahead, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(width, BLOCK_N)
@@ -40,18 +50,14 @@ def project_qkv_tile(
         live = moved
     first = (tile // (3 * tiles)).to(tl.int64) * BLOCK_M
     if first < live:
-        weight = query_weight
-        bias = query_bias
+        weight = one_of(which, query_weight, key_weight, value_weight)
+        bias = one_of(which, query_bias, key_bias, value_bias)
         out = queries
         out_stride = queries_stride
         if which == 1:
-            weight = key_weight
-            bias = key_bias
             out = key_store
             out_stride = key_store_stride
         elif which == 2:
-            weight = value_weight
-            bias = value_bias
             out = value_store
             out_stride = value_store_stride
         row = first + tl.arange(0, BLOCK_M)
@@ -60,7 +66,7 @@ def project_qkv_tile(
         is_column = column < width
         acc = product(
             hidden, hidden_stride, row, is_row, weight, weight_stride, column, is_column, width,
-            BLOCK_K, PRECISION,
+            ahead, BLOCK_K, PRECISION,
         )  # fmt: skip
         store_projected(
             acc, which, bias, token_index, out, out_stride, row, is_row, column, is_column
@@ -77,10 +83,14 @@ def project_qkv(
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    if AHEAD and PDL:
-        fetch_weight(query_weight, weight_stride, width, width)
-        fetch_weight(key_weight, weight_stride, width, width)
-        fetch_weight(value_weight, weight_stride, width, width)
+    ahead = ()
+    if AHEAD > 0:  # as in `linear`
+        tiles = tl.cdiv(width, BLOCK_N)
+        column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+        weight = one_of(tl.program_id(0) // tiles, query_weight, key_weight, value_weight)
+        ahead = load_ahead(
+            weight, weight_stride, column, column < width, width, AHEAD, BLOCK_K
+        )  # fmt: skip
     wait_for_the_kernel_before(PDL)
     running = tl.load(running_count)
     moved = tl.load(moved_count)
@@ -92,7 +102,7 @@ def project_qkv(
             token_index, running, moved, queries, key_store, value_store,
             width, hidden_stride, weight_stride,
             queries_stride, key_store_stride, value_store_stride,
-            PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+            ahead, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     elif FEW_ROWS > 0:
         project_qkv_tile(
@@ -101,5 +111,5 @@ def project_qkv(
             token_index, running, moved, queries, key_store, value_store,
             width, hidden_stride, weight_stride,
             queries_stride, key_store_stride, value_store_stride,
-            PRECISION, FEW_M, FEW_N, FEW_K,
+            ahead, PRECISION, FEW_M, FEW_N, FEW_K,
         )  # fmt: skip

@@ -9,14 +9,22 @@ read `out` know nothing of it.
 import triton
 import triton.language as tl
 
-from albert_act_fast.kernels.dependent_launch import fetch_weight, wait_for_the_kernel_before
-from albert_act_fast.kernels.products import finish, product
+from albert_act_fast.kernels.dependent_launch import wait_for_the_kernel_before
+from albert_act_fast.kernels.products import finish, load_ahead, product
+
+
+@triton.jit
+def part_of(split, depth, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Where this part of the depth begins, and how many columns it has (none, if not positive)."""
+    share = tl.cdiv(tl.cdiv(depth, BLOCK_K), SPLITS) * BLOCK_K
+    begin = split * share
+    return begin, tl.minimum(share, depth - begin)
 
 
 @triton.jit
 def split_tile(
     x, weight, bias, residual, parts, arrived, out, live, rows, columns, depth,
-    x_stride, weight_stride, residual_stride, out_stride,
+    x_stride, weight_stride, residual_stride, out_stride, ahead,
     PRECISION: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -29,11 +37,10 @@ def split_tile(
         column = tile % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = row < live
         is_column = column < columns
-        share = tl.cdiv(tl.cdiv(depth, BLOCK_K), SPLITS) * BLOCK_K
-        begin = split * share
+        begin, part = part_of(split, depth, SPLITS, BLOCK_K)
         acc = product(
             x + begin, x_stride, row, is_row, weight + begin, weight_stride, column, is_column,
-            tl.minimum(share, depth - begin), BLOCK_K, PRECISION,
+            part, ahead, BLOCK_K, PRECISION,
         )  # fmt: skip
         mask = is_row[:, None] & is_column[None, :]
         place = row[:, None] * columns + column[None, :]
@@ -64,19 +71,24 @@ def split_linear(
     FEW_ROWS: tl.constexpr, FEW_M: tl.constexpr, FEW_N: tl.constexpr, FEW_K: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    if AHEAD and PDL:
-        fetch_weight(weight, weight_stride, columns, depth)
+    ahead = ()
+    if AHEAD > 0:  # as in `linear`
+        begin, part = part_of(tl.program_id(0) % SPLITS, depth, SPLITS, BLOCK_K)
+        column = tl.program_id(0) // SPLITS * BLOCK_N + tl.arange(0, BLOCK_N)
+        ahead = load_ahead(
+            weight + begin, weight_stride, column, column < columns, part, AHEAD, BLOCK_K
+        )  # fmt: skip
     wait_for_the_kernel_before(PDL)
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:
         split_tile(
             x, weight, bias, residual, parts, arrived, out, live, rows, columns, depth,
-            x_stride, weight_stride, residual_stride, out_stride,
+            x_stride, weight_stride, residual_stride, out_stride, ahead,
             PRECISION, SPLITS, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     elif FEW_ROWS > 0:
         split_tile(
             x, weight, bias, residual, parts, arrived, out, live, rows, columns, depth,
-            x_stride, weight_stride, residual_stride, out_stride,
+            x_stride, weight_stride, residual_stride, out_stride, ahead,
             PRECISION, SPLITS, FEW_M, FEW_N, FEW_K,
         )  # fmt: skip

@@ -83,7 +83,7 @@ def wide_linear(
         for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
             linear_tile(
                 tile, x, weight, bias, residual, out, live, columns, depth,
-                x_stride, weight_stride, residual_stride, out_stride,
+                x_stride, weight_stride, residual_stride, out_stride, (),
                 ACTIVATION, PRECISION, FEW_M, FEW_N, FEW_K,
             )  # fmt: skip
 
@@ -155,5 +155,5 @@ def wide_project_qkv(
                 token_index, running, moved, queries, key_store, value_store,
                 width, hidden_stride, weight_stride,
                 queries_stride, key_store_stride, value_store_stride,
-                PRECISION, FEW_M, FEW_N, FEW_K,
+                (), PRECISION, FEW_M, FEW_N, FEW_K,
             )  # fmt: skip

@@ -229,7 +229,9 @@ def _fake_checksum(tensors):
 
 def _named_arguments(name: str, schema: str) -> type[tuple]:
     parsed = torch._C.parse_schema(f"{NAMESPACE}::{name}{schema}")
-    return namedtuple(name, [argument.name for argument in parsed.arguments])
+    arguments = parsed.arguments
+    defaults = [a.default_value for a in arguments if a.has_default_value()]
+    return namedtuple(name, [a.name for a in arguments], defaults=defaults)
 
 
 _ALL = OPERATORS | TRITON_OPERATORS

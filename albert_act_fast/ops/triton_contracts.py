@@ -98,9 +98,11 @@ def _shapes_of_unpack_rows(a):
 TRITON_OPERATORS: dict[str, tuple[str, Callable]] = {
     # out[r] = activation(x[r] weight^T + bias) + residual[r], the sum rounded once; nothing is
     # added where `residual` is None. activation: "none", "gelu", "gelu_tanh", "relu" or "silu".
+    # weights_settled, here and below: what was launched right before writes none of the weights, so
+    # that they may be loaded while it still runs.
     "linear": (
         "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, "
-        "str activation, Tensor(a!) out) -> ()",
+        "str activation, Tensor(a!) out, bool weights_settled=False) -> ()",
         _shapes_of_linear,
     ),
     # `linear` without an activation, its depth split into as many parts as `parts` has, whose sums
@@ -108,7 +110,7 @@ TRITON_OPERATORS: dict[str, tuple[str, Callable]] = {
     # each 16 rows and 32 columns at least; zeros before the call and after it.
     "split_linear": (
         "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? row_count, "
-        "Tensor(a!) parts, Tensor(b!) arrived, Tensor(c!) out) -> ()",
+        "Tensor(a!) parts, Tensor(b!) arrived, Tensor(c!) out, bool weights_settled=False) -> ()",
         _shapes_of_split_linear,
     ),
     # The three projections that an iteration starts with. The first running_count[0] rows of
@@ -120,7 +122,8 @@ TRITON_OPERATORS: dict[str, tuple[str, Callable]] = {
     "project_qkv": (
         "(Tensor hidden, Tensor[] weights, Tensor[] biases, Tensor token_index, "
         "Tensor running_count, Tensor moved_count, "
-        "Tensor(a!) queries, Tensor(b!) key_store, Tensor(c!) value_store) -> ()",
+        "Tensor(a!) queries, Tensor(b!) key_store, Tensor(c!) value_store, "
+        "bool weights_settled=False) -> ()",
         _shapes_of_project_qkv,
     ),
     # Of a padded batch [B, S], S = tokens; the ids of any integer dtype, the mask of any, all

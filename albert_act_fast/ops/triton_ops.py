@@ -218,6 +218,15 @@ def _wide_launch(kernel: str, programs: int, a, wide, weights: dict[str, Tensor]
     )  # fmt: skip
 
 
+def _steps_ahead_and_tile(a, arch: str, x: Tensor, splits: int = 1):
+    """Steps of the weight that are loaded ahead, and the tiles, of a product with rows `x`."""
+    tables, (rows, depth) = loaded_kernels().tables, x.shape
+    ahead = 0
+    if a.weights_settled:
+        ahead = tables.steps_ahead(arch, rows, depth, x.element_size(), splits)
+    return ahead, tables.products(arch, rows, x.element_size(), ahead)
+
+
 def linear(a):
     op, (rows, depth), columns = "linear", a.x.shape, a.weight.size(0)
     _expect_row_dtype(op, "x", a.x)
@@ -239,11 +248,10 @@ def linear(a):
             ACTIVATION=a.activation, PRECISION=_precision(a.x),
         )  # fmt: skip
         return
-    tile = tables.products(arch, rows, a.x.element_size())
+    ahead, tile = _steps_ahead_and_tile(a, arch, a.x)
     _launch(
         "linear", tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
-        ACTIVATION=a.activation, PRECISION=_precision(a.x), AHEAD=rows <= tables.AHEAD_ROWS,
-        **asdict(tile),
+        ACTIVATION=a.activation, PRECISION=_precision(a.x), AHEAD=ahead, **asdict(tile),
     )  # fmt: skip
 
 
@@ -260,11 +268,11 @@ def split_linear(a):
             f"{op}: arrived has {a.arrived.numel()} entries, expected at least {expected}; both it "
             "and parts contiguous."
         )
-    tile = tables.products(tables.architecture(a.x.device), rows, a.x.element_size())
     splits = a.parts.size(0)
+    ahead, tile = _steps_ahead_and_tile(a, tables.architecture(a.x.device), a.x, splits)
     _launch(
         op, splits * tile.programs(rows, columns), a, rows=rows, columns=columns, depth=depth,
-        SPLITS=splits, PRECISION=_precision(a.x), AHEAD=rows <= tables.AHEAD_ROWS, **asdict(tile),
+        SPLITS=splits, PRECISION=_precision(a.x), AHEAD=ahead, **asdict(tile),
     )  # fmt: skip
 
 
@@ -296,11 +304,8 @@ def project_qkv(a):
             hidden_tiles=_tiles(a.hidden, wide.BLOCK_M, wide.BLOCK_K),
         )  # fmt: skip
         return
-    tile = tables.products(arch, rows, a.hidden.element_size())
-    _launch(
-        "project_qkv", 3 * tile.programs(rows, width), a, **given,
-        AHEAD=rows <= tables.AHEAD_ROWS, **asdict(tile),
-    )  # fmt: skip
+    ahead, tile = _steps_ahead_and_tile(a, arch, a.hidden)
+    _launch("project_qkv", 3 * tile.programs(rows, width), a, **given, AHEAD=ahead, **asdict(tile))
 
 
 def _padded(a, tokens: int):

@@ -55,21 +55,17 @@ def tokens(code: str, amd: bool = False) -> list[str]:
     return found
 
 
-def waits_first(code: str, target: str) -> bool:
+def waits_first(code: str, target: str, loads_ahead: int = 0) -> bool:
     """Whether a kernel for a GPU that has dependent launches waits for the kernel before ahead of
-    any access; on others it must not try to."""
-    waits = [match.start() for match in re.finditer(r"\bACQBULK\b", code)]
+    any access; on others it must not try to. loads_ahead: as many loads of 128 bits there must be
+    before it, whose values all stand in shared memory by then."""
+    ahead, *rest = re.split(r"\bACQBULK\b", code)
     if not dependent_launch(target):
-        return not waits
-    accesses = re.search(r"\b(LDG|STG|LD|ST|RED|REDG|ATOM|ATOMG|LDGSTS|UTMALDG)\b", code)
-    return len(waits) == 1 and (accesses is None or waits[0] < accesses.start())
-
-
-def fetches_first(code: str) -> bool:
-    """Whether a kernel fetches into the cache, and waits for the kernel before after that alone."""
-    fetches = [match.start() for match in re.finditer(r"\bCCTL\.E\.PF2\b", code)]
-    wait = re.search(r"\bACQBULK\b", code)
-    return bool(fetches and wait) and max(fetches) < wait.start()
+        return not rest and not loads_ahead
+    accesses = re.findall(r"\b(?:LDG|STG|LD|ST|RED|REDG|ATOM|ATOMG|LDGSTS|UTMALDG)\b\S*", ahead)
+    wide = [access for access in accesses if re.match(r"LDG\..*\b128\b", access)]
+    kept = re.findall(r"\bSTS\.128\b", ahead)
+    return len(rest) == 1 and len(accesses) == len(wide) == len(kept) == loads_ahead
 
 
 def _first(found: Iterable[str], of: str) -> str | None:

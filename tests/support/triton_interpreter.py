@@ -19,7 +19,7 @@ whole process:
 - a relaxed one orders nothing, and needs none;
 - an atomic operation of scope "cta", which orders nothing between programs, is an error;
 - so is an access before the program has waited for the kernel before (`PDL`), where the kernel
-  does; fetching into a cache is none, and has its address checked alone;
+  does; but weights may be loaded ahead of that (`loaded_ahead` tells which elements were);
 - so is a row's offset of 32 bits: an index times a row stride (an argument called `*_stride`) is to
   be computed in 64 (`SMALL` names the exception);
 - programs run in random order, another one in every launch.
@@ -48,8 +48,10 @@ SMALL = {"weight_stride"}
 launches: list[tuple[str, tuple[int, ...]]] = []
 # How many elements the last launch loaded, by the argument they are of.
 loaded: Counter[str] = Counter()
-# The addresses of cache lines that it fetched before it waited, by the argument they are of.
-fetched: defaultdict[str, set[int]] = defaultdict(set)
+# How often it loaded each element before it waited, by the argument and the element's address.
+loaded_ahead: defaultdict[str, Counter[int]] = defaultdict(Counter)
+# What no kernel of ours writes.
+WEIGHTS = {"weight", "query_weight", "key_weight", "value_weight"}
 
 
 class Memory:
@@ -108,8 +110,6 @@ class Launch:
 
     def locate(self, pointers: TensorHandle, mask: TensorHandle, what: str):
         """(memory, element index) of every lane that the mask lets through; None if none."""
-        if self.dependent and not self.waited and what != "fetch":
-            raise KernelError(f"{what} before the program has waited for the kernel before")
         addresses = np.ravel(pointers.data).astype(np.uint64)
         lanes = np.ravel(np.broadcast_to(mask.data, pointers.data.shape)).astype(bool)
         addresses = addresses[lanes]
@@ -132,6 +132,12 @@ class Launch:
                 f"{what} of what is no element of {memory.name}: place {bad[0]} of its "
                 f"{memory.length}, by program {self.coordinates}"
             )
+        if self.dependent and not self.waited:
+            if what != "load" or memory.name not in WEIGHTS:
+                raise KernelError(
+                    f"{what} of {memory.name} before the program has waited for the kernel before"
+                )
+            loaded_ahead[memory.name].update((memory.start + index * memory.itemsize).tolist())
         return memory, index, lanes
 
     def touch(self, kind: str, memory: Memory, index: np.ndarray, conflicts_with: str) -> None:
@@ -276,18 +282,9 @@ def _make_kernels_wait() -> None:
         if not _current.waited:
             raise KernelError("the next kernel is let in before this one has waited")
 
-    def prefetch(at, is_wanted):
-        place = _current.locate(at.handle, is_wanted.handle, "fetch")
-        if _current.waited:
-            raise KernelError("a fetch after the program has waited for the kernel before")
-        if place is not None:
-            memory, index, _ = place
-            fetched[memory.name].update((memory.start + index * memory.itemsize).tolist())
-
     launch_tables.dependent_launch = lambda architecture: True
     dependent_launch.gdc_wait = gdc_wait
     dependent_launch.gdc_launch_dependents = gdc_launch_dependents
-    dependent_launch.prefetch = prefetch
 
 
 class _Stride(int):
@@ -354,7 +351,7 @@ def _shuffle_programs() -> None:
         arguments, keywords = start(self, arguments, keywords)
         _current.__init__()
         loaded.clear()
-        fetched.clear()
+        loaded_ahead.clear()
         for name, value in [*zip(self.arg_names, arguments, strict=False), *keywords.items()]:
             _current.add(name, value)
         order["now"] = None

@@ -137,10 +137,10 @@ def _launch_all(target, dtype, rows, hidden, heads, inner, embedding, extra) -> 
         made = MAKERS[name](Maker(0, dtype, False), hidden, [rows]).to("meta")
         call(name, *made.arguments.values())
     weight = x(hidden, hidden)
-    call("project_qkv", row, [weight] * 3, [x(hidden)] * 3, index, count, count, row, *store)
-    call("linear", row, weight, x(hidden), None, count, "none", x(rows, hidden))
-    call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner))
-    call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row)
+    call("project_qkv", row, [weight] * 3, [x(hidden)] * 3, index, count, count, row, *store, True)
+    call("linear", row, weight, x(hidden), None, count, "none", x(rows, hidden), True)
+    call("linear", row, x(inner, hidden), x(inner), None, count, "gelu", x(rows, inner), True)
+    call("linear", x(rows, inner), x(hidden, inner), x(hidden), row, count, "none", row, True)
     for depth, residual in ((hidden, None), (inner, row)):
         splits = launch_tables.splits(
             target, rows, depth, hidden, dtype.itemsize, launch_tables.multiprocessors(row.device)
@@ -149,7 +149,7 @@ def _launch_all(target, dtype, rows, hidden, heads, inner, embedding, extra) -> 
             parts = x(splits, rows, hidden, dtype=torch.float32)
             marks = x(launch_tables.split_marks(rows, hidden), dtype=torch.int32)
             deep, out = (x(rows, depth), x(hidden, depth), x(hidden)), x(rows, hidden)
-            call("split_linear", *deep, residual, count, parts, marks, out)
+            call("split_linear", *deep, residual, count, parts, marks, out, True)
     ids, mask = x(64, 128, dtype=torch.int64), x(64, 128, dtype=torch.bool)
     for given in ((ids, mask, ids, ids), (None, x(64, 128, dtype=torch.float32), None, None)):
         found, offsets = x(2, 64, dtype=torch.int32), x(66, dtype=torch.int64)
@@ -205,6 +205,8 @@ def _key(launch: Launch) -> str:
 class Compiled:
     resources: Resources
     code: str  # in the target's assembly
+    # Of a weight, 128 bits each, that a thread makes before it waits for the kernel before.
+    loads_ahead: int
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
@@ -228,7 +230,16 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
         shared=compiled.metadata.shared,
         **used,
     )
-    return Compiled(resources, code)
+    return Compiled(resources, code, _loads_ahead(launch))
+
+
+def _loads_ahead(launch: Launch) -> int:
+    given = launch.arguments
+    if not given.get("AHEAD"):
+        return 0
+    weight = next(value for name, value in given.items() if name.endswith("weight"))
+    elements = given["AHEAD"] * given["BLOCK_N"] * given["BLOCK_K"]
+    return elements * weight.element_size() // (16 * 32 * launch.options["num_warps"])
 
 
 def _from_cubin(asm: dict) -> tuple[str, dict[str, int]]:

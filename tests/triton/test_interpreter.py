@@ -171,22 +171,34 @@ def test_an_atomic_that_orders_nothing_is_caught(wrong, message):
 
 
 @triton.jit
-def copies_after_waiting(x, out, PDL: tl.constexpr, EARLY: tl.constexpr):
+def copies_x(x, out, place, PDL: tl.constexpr, EARLY: tl.constexpr):
     if EARLY:
-        value = tl.load(x)
+        value = tl.load(x + place)
     wait_for_the_kernel_before(PDL)
     if not EARLY:
-        value = tl.load(x)
+        value = tl.load(x + place)
+    tl.store(out, value)
+
+
+@triton.jit
+def copies_weight(weight, out, place, PDL: tl.constexpr):
+    value = tl.load(weight + place)
+    wait_for_the_kernel_before(PDL)
     tl.store(out, value)
 
 
 def test_an_access_before_the_wait_is_caught():
     for dependent, early in ((True, False), (False, False), (False, True)):
         out = torch.zeros(1)
-        copies_after_waiting[(1,)](torch.ones(1), out, PDL=dependent, EARLY=early)
+        copies_x[(1,)](torch.ones(1), out, 0, PDL=dependent, EARLY=early)
         assert out.item() == 1
-    with pytest.raises(Exception, match="load before the program has waited"):
-        copies_after_waiting[(1,)](torch.ones(1), torch.zeros(1), PDL=True, EARLY=True)
+    with pytest.raises(Exception, match="load of x before the program has waited"):
+        copies_x[(1,)](torch.ones(1), torch.zeros(1), 0, PDL=True, EARLY=True)
+    # But of a weight.
+    copies_weight[(1,)](torch.ones(1), out := torch.zeros(1), 0, PDL=True)
+    assert out.item() == 1
+    with pytest.raises(Exception, match="what is no element of weight"):
+        copies_weight[(1,)](torch.ones(2)[:1], torch.zeros(1), 1, PDL=True)
 
 
 def test_offsets_of_rows_have_64_bits():

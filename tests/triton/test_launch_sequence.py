@@ -18,6 +18,7 @@ from albert_act_fast.engine.gpu.iterations import (
     launch_all,
 )
 from albert_act_fast.engine.layer import layer_weights
+from albert_act_fast.kernels import launch_tables
 from albert_act_fast.ops import triton_ops
 
 # Kernels that an operator launches (its own tests count them), and operators that launch none.
@@ -132,6 +133,7 @@ def test_memory_is_counted_without_allocating(dtype):
     assert matrices < needed < matrices + 48 * 80 + 1000
     deep = layer_weights(random_model(0, intermediate_size=3072).to(dtype).encoder.albert_layer)
     more = Buffers.bytes_needed(deep, 48, 4, dtype) - needed - 48 * (3072 - inner) * size
-    # Two parts in float32, a mark for each 16 rows and 32 columns.
-    marks = 3 * -(-width // 32)
-    assert more == (0 if dtype == torch.float32 else 2 * 48 * width * 4 + 4 * marks)
+    # Parts in float32, a mark for each 16 rows and 32 columns.
+    parts, marks = launch_tables.splits("sm_80", 48, 3072, width, size, 132), 3 * -(-width // 32)
+    assert more == (0 if dtype == torch.float32 else parts * 48 * width * 4 + 4 * marks)
+    assert parts == (1 if dtype == torch.float32 else 4 if triton_ops.interpreted() else 2)

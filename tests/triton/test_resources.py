@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from support.gpu_resources import Resources, read_table, worse
-from support.memory_order import fetches_first, tokens, unordered, waits_first
+from support.memory_order import tokens, unordered, waits_first
 from support.triton_resources import TABLE, TARGETS, compile_all, launches
 
 from albert_act_fast.ops import triton_ops
 
 WIDE = ("wide_linear", "wide_project_qkv")
 MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention", *WIDE)
-FETCH = ("linear", "split_linear", "project_qkv")
 # Whole tiles copied by the GPU itself, and the matrix instructions that read them where they lie.
 COPIED = {"sm_90": (r"UTMALDG", r"HGMMA"), "sm_100": (r"UTMALDG", r"UTC\w*MMA")}
 # Shared memory that a program may take, in KiB: of sm_80 what all GPUs have that take its tiles.
@@ -59,18 +58,17 @@ def test_machine_code(target, cases):
     measured = [kernel.resources for kernel in compiled]
     # The launches are as they are with PyTorch's float32 left at "ieee".
     assert [row for row in measured if tensor_cores_in_float32(row)] == []
-    ordered = set()
+    ordered, from_ahead = set(), set()
     for kernel in compiled:
         if kernel.resources.kernel in WIDE:
             for instruction in COPIED[target]:
                 assert re.search(rf"\b{instruction}\b", kernel.code), kernel.resources
         found = tokens(kernel.code, amd=target.startswith("gfx"))
-        assert waits_first(kernel.code, target), kernel.resources
-        # With dependent launches, products of few rows fetch their weights before they wait.
-        ahead = kernel.resources.kernel in FETCH and ", 64 rows" in kernel.resources.case
-        ahead = ahead and target in COPIED
-        assert fetches_first(kernel.code) == ahead, kernel.resources
-        assert ahead or "CCTL.E.PF" not in kernel.code
+        assert waits_first(kernel.code, target, kernel.loads_ahead), kernel.resources
+        if kernel.loads_ahead:
+            from_ahead.add(kernel.resources.kernel)
+            # Multiplied from where they stand.
+            assert re.search(rf"\b{COPIED[target][1]}\b", kernel.code), kernel.resources
         decides = kernel.resources.kernel == "decide"
         # Its sums are for the next launch.
         relaxed = ("atomic",) if decides else ()
@@ -82,6 +80,7 @@ def test_machine_code(target, cases):
             assert found.count("atomic") in ((1,) if kernel.resources.kernel == "move" else (1, 2))
             assert {"release", "acquire", "barrier"} < set(found)
     assert ordered == {"move", "split_linear"}
+    assert from_ahead == ({"linear", "split_linear", "project_qkv"} if target in COPIED else set())
     assert worse(table, measured, exactly=pinned_triton()) == []
 
 
@@ -99,9 +98,15 @@ def test_the_check_finds_what_it_is_for():
     for wrong in ("LDG.E R1 ;\nACQBULK ;", " LDG.E R1 ;", " STG.E R1 ;\n ACQBULK ;"):
         assert not waits_first(wrong, "sm_90")
     assert not waits_first(" ACQBULK ;\n LDG.E R1 ;", "sm_80")
-    assert fetches_first(" CCTL.E.PF2 [R2] ;\n ACQBULK ;")
-    for wrong in (" ACQBULK ;", " ACQBULK ;\n CCTL.E.PF2 [R2] ;", " CCTL.E.PF2 [R2] ;"):
-        assert not fetches_first(wrong)
+    load, store, wait = " LDG.E.128 R4 ;\n", " STS.128 [R2] ;\n", " ACQBULK ;\n"
+    assert waits_first(2 * load + 2 * store + wait + load, "sm_90", 2)
+    for wrong in (
+        load + store + wait,
+        2 * load + store + wait + store,
+        2 * load + " LDG.E R1 ;\n" + 2 * store + wait,
+        load + store + wait + load + store,
+    ):
+        assert not waits_first(wrong, "sm_90", 2)
     products = [row for row in table if row.kernel == "linear" and ", float32" in row.case]
     assert tensor_cores_in_float32(replace(products[0], matrix=1))
 

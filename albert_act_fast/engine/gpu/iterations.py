@@ -13,6 +13,9 @@ Where rows are few, `split_linear` takes the place of the first and the third `l
 Every launch covers all rows there were at first; how many are live stands in device memory, and
 programs past them leave before they load anything. Once no row is running, whole launches do.
 
+Right before each stands another of them, or what loads the batch, and neither writes a weight: so
+weights are settled, and few rows' products load them while the launch before still runs.
+
 What is launched, and with which tiles, follows from the capacity alone. The host may stop sooner
 where it happens to know that no row is running; so one input has the same result, to the bit,
 however fast the counts arrive, kernel by kernel or in a graph.
@@ -83,6 +86,7 @@ def launch_iteration(
         buffers.queries,
         buffers.key_store,
         buffers.value_store,
+        weights_settled=True,
     )
     _op("ragged_attention")(
         buffers.queries,
@@ -101,7 +105,15 @@ def launch_iteration(
     _op("add_layer_norm")(
         projected, now.hidden, *layer.attention_norm, layer.attention_eps, running_count, ffn_input
     )
-    _op("linear")(ffn_input, *layer.ffn, None, running_count, layer.activation, buffers.ffn_inner)
+    _op("linear")(
+        ffn_input,
+        *layer.ffn,
+        None,
+        running_count,
+        layer.activation,
+        buffers.ffn_inner,
+        weights_settled=True,
+    )
     # The product adds the residual, which saves each launch of the halting step a row.
     _product(
         buffers, buffers.ffn_inner, *layer.ffn_output, ffn_input, running_count, buffers.ffn_output
@@ -125,10 +137,12 @@ def _product(buffers: Buffers, x, weight, bias, residual, row_count, out) -> Non
     """`linear` without activation, of a depth that may be split."""
     splits = buffers.splits[x.size(1)]
     if splits == 1:
-        _op("linear")(x, weight, bias, residual, row_count, "none", out)
+        _op("linear")(x, weight, bias, residual, row_count, "none", out, weights_settled=True)
     else:
         parts = buffers.parts[:splits]
-        _op("split_linear")(x, weight, bias, residual, row_count, parts, buffers.arrived, out)
+        _op("split_linear")(
+            x, weight, bias, residual, row_count, parts, buffers.arrived, out, weights_settled=True
+        )
 
 
 def _op(name: str):
