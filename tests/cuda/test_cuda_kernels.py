@@ -54,7 +54,12 @@ def halting_step_in_many_orders(schedule, rows: int, orders: range) -> None:
         check(call, apply(call, "cuda"))
 
 
-@pytest.mark.parametrize("part", range(4))
+# A hundred orders, half of them among the slow tests.
+PARTS = [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in (2, 3))]
+every_part = pytest.mark.parametrize("part", PARTS)
+
+
+@every_part
 def test_halting_step_in_a_hundred_orders(schedule, part):
     """Of more than 5,000 rows in more than 625 blocks, which look back over 256 at a time."""
     halting_step_in_many_orders(schedule, 5_000, range(25 * part, 25 * (part + 1)))
@@ -68,10 +73,11 @@ def test_halting_step_over_20_000_rows(schedule, part):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_operator_in_a_hundred_orders(schedule, name, dtype):
+@every_part
+def test_every_operator_in_a_hundred_orders(schedule, name, dtype, part):
     call = MAKERS[name](Maker(6, dtype, True), 65, [5, 0, 1, 13, 33, 2])
     exact = name in ("write_kv", "scatter_rows")
-    for order in range(100):
+    for order in range(25 * part, 25 * (part + 1)):
         schedule(order, 1 + order % 13)
         check(call, apply(call, "cuda"), exact=exact)
 

@@ -188,6 +188,7 @@ def install() -> None:
         _make_kernels_wait()
         _shuffle_programs()
         _patch_language_once()
+        _describe_types_once()
 
 
 def _patch_language_once() -> None:
@@ -210,6 +211,43 @@ def _patch_language_once() -> None:
 
     interpreter._patch_lang = patch_lang
     GridExecutor.__call__ = launch
+
+
+def _describe_types_once() -> None:
+    """Most of the interpreter's time goes into describing the types of blocks, of which there are
+    few: shape, size and name are kept for each, and what a block says of its shape."""
+    types: dict[tuple, dict] = {}
+    shapes: dict[int, tuple] = {}  # by identity, of what `types` keeps
+    numpy_dtypes: dict[str, np.dtype] = {}
+    describe, make = tl.core.block_type.__init__, tl.core.tensor.__init__
+    find = interpreter._get_np_dtype
+
+    def describe_once(self, element_ty, shape):
+        key = (element_ty.name, *(getattr(n, "value", n) for n in shape))
+        if key not in types:
+            describe(self, element_ty, shape)
+            types[key] = {name: vars(self)[name] for name in ("shape", "numel", "name")}
+        vars(self).update(types[key], element_ty=element_ty)
+
+    def make_from_described(self, handle, type):
+        known = shapes.get(id(type.shape)) if type.is_block() else None
+        if known is None:
+            make(self, handle, type)
+            if type.is_block() and any(type.shape is kept["shape"] for kept in types.values()):
+                shapes[id(type.shape)] = (self.shape, self.numel)
+            return
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = known
+
+    def numpy_dtype(dtype):
+        name = dtype.scalar.name
+        if name not in numpy_dtypes:
+            numpy_dtypes[name] = find(dtype)
+        return numpy_dtypes[name]
+
+    tl.core.block_type.__init__ = describe_once
+    tl.core.tensor.__init__ = make_from_described
+    interpreter._get_np_dtype = numpy_dtype
 
 
 def _poison(pointers: TensorHandle) -> TensorHandle:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,10 +265,10 @@ def _from_assembly(asm: dict) -> tuple[str, dict[str, int]]:
     }
 
 
-def compile_all(target: str, cases: Sequence[str] = ()) -> list[Compiled]:
-    """Of these cases, or of all."""
-    chosen = [launch for launch in launches(target) if not cases or launch.case in cases]
-    return sorted(compile_launch(launch, target) for launch in chosen)
+def compile_all(
+    target: str, wanted: Callable[[Launch], bool] = lambda launch: True
+) -> list[Compiled]:
+    return sorted(compile_launch(launch, target) for launch in launches(target) if wanted(launch))
 
 
 def main() -> None:
