@@ -32,35 +32,17 @@ help: ## this list
 venv: $(STAMP) ## set up .venv: pinned requirements and this package, editable
 
 # Made again when one of these changes; otherwise a later run starts at once.
-BUILT_FROM := requirements/run.txt pyproject.toml setup.py $(CPP_BUILD)
-
-define create_venv
-@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-    echo "The pinned requirements need Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
-    echo "Choose another one with: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 1; }
-@$(BIN)/pip --version >/dev/null 2>&1 || { echo "[venv] creating $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
-@echo "[venv] 1/3 PyTorch: the longest step, several minutes if it has to be downloaded"
-@$(PIP_INSTALL) "$$(grep '^torch==' requirements/run.txt)"
-endef
-# Modules are compiled when they are first imported: of most packages only a few ever are.
+BUILT_FROM := requirements/install.sh requirements/run.txt pyproject.toml setup.py $(CPP_BUILD)
+SET_UP := PYTHON=$(PYTHON) sh requirements/install.sh $(VENV)
 PIP_INSTALL := $(BIN)/pip install --no-compile
 
 $(STAMP): $(BUILT_FROM) requirements/dev.txt requirements/serve.txt requirements/triton.txt
-	$(create_venv)
-	@echo "[venv] 2/3 the other pinned requirements"
-	@$(PIP_INSTALL) -r requirements/dev.txt
-	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP_INSTALL) -r requirements/triton.txt
-	@echo "[venv] 3/3 this package, editable: its C++ operators are compiled, for CUDA too where there is nvcc"
-	@$(BIN)/pip install --no-build-isolation --no-deps -e .
+	@$(SET_UP) dev
 	@touch $(DEMO_STAMP) $@
 
 # The same, but only what the demo needs: no tools, no Triton, no CUDA operators.
 $(DEMO_STAMP): $(BUILT_FROM)
-	$(create_venv)
-	@echo "[venv] 2/3 the other pinned requirements"
-	@$(PIP_INSTALL) -r requirements/run.txt
-	@echo "[venv] 3/3 this package, editable: its C++ operators are compiled"
-	@ALBERT_ACT_FAST_SKIP_CUDA=1 $(BIN)/pip install --no-build-isolation --no-deps -e .
+	@$(SET_UP) run
 	@touch $@
 
 demo: $(DEMO_STAMP) ## how many iterations each token of some real sentences takes
