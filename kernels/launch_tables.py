@@ -105,6 +105,7 @@ WIDE_ROWS = 2048
 WIDE_COLUMNS = {"sm_90": (256, 192), "sm_100": (256,)}
 _WIDE = Products(128, 256, 64, 0, 64, 128, 128, 8, 4)
 _PRODUCTS["sm_100"] = _PRODUCTS["sm_90"]
+_PRODUCTS["sm_120"] = _PRODUCTS["sm_80"]
 
 
 def architecture(device: torch.device) -> str:
@@ -119,13 +120,20 @@ def _gpu_architecture(index: int | None) -> str:
     properties = torch.cuda.get_device_properties(index)
     if torch.version.hip is not None:
         return "gfx942"
-    # GPUs of 11 and 12 have newer instructions and, as those of 8.6 and 8.9, no more shared memory
-    # than sm_80's tiles take.
-    return {9: "sm_90", 10: "sm_100"}.get(properties.major, "sm_80")
+    # GPUs of 11 and 12 have dependent launches too and, as those of 8.6 and 8.9, no more shared
+    # memory than sm_80's tiles take.
+    known = {9: "sm_90", 10: "sm_100", 11: "sm_120", 12: "sm_120"}
+    return known.get(properties.major, "sm_80")
 
 
 def dependent_launch(arch: str) -> bool:
     """Whether kernels wait for the one before by themselves (`dependent_launch`)."""
+    return arch in ("sm_90", "sm_100", "sm_120")
+
+
+def multiplies_where_it_lies(arch: str) -> bool:
+    """Whether matrix instructions read a weight from shared memory, so that it may be loaded there
+    ahead of time; on others it would have to stand in registers."""
     return arch in ("sm_90", "sm_100")
 
 
@@ -137,7 +145,7 @@ def specialized(arch: str) -> bool:
 def steps_ahead(arch: str, rows: int, depth: int, element_size: int, splits: int = 1) -> int:
     """Steps of a product's depth, or of a part of it, that are all loaded of the weight while the
     kernel before still runs; 0 where there are too many, or too many rows."""
-    if not dependent_launch(arch) or element_size != 2 or rows > AHEAD_TILE.BLOCK_M:
+    if not multiplies_where_it_lies(arch) or element_size != 2 or rows > AHEAD_TILE.BLOCK_M:
         return 0
     steps = blocks(blocks(depth, AHEAD_TILE.BLOCK_K), splits)
     return steps if steps <= _AHEAD_STEPS else 0
@@ -216,7 +224,7 @@ def splits(
         return 1
     if wide_products(arch, rows, columns, element_size, multiprocessors):
         return 1
-    each = 768 if dependent_launch(arch) else 1536
+    each = 768 if multiplies_where_it_lies(arch) else 1536
     if rows > 64:
         each = 384 if rows <= 1024 else 768 if rows <= 2048 else 1536
     return max(1, min(4, depth // each))
@@ -227,21 +235,25 @@ def split_marks(rows: int, columns: int) -> int:
     return blocks(rows, 16) * blocks(columns, 32)
 
 
-def attention(padded_head: int, element_size: int, relative: bool) -> Attention:
-    """The same for all architectures: the tiles are small, and short sequences the rule."""
+def attention(
+    padded_head: int, element_size: int, relative: bool, arch: str = "sm_80"
+) -> Attention:
+    """The same tiles for all architectures: they are small, and short sequences the rule."""
     if padded_head * element_size > 512:
         return Attention(16, 16, 4, 2)  # with one stage it spills on sm_80
     if relative:
         return Attention(32, 32, 8, 2)
     if padded_head * element_size > 128:
         return Attention(32, 32, 4, 2)
-    return Attention(64, 64, 4, 2)
+    return Attention(64, 64, 4, 3 if arch == "sm_120" else 2)  # with two stages it spills there
 
 
-def rows(width: int) -> Rows:
+def rows(width: int, arch: str = "sm_80") -> Rows:
     padded = _power_of_two(width)
     count = min(32, max(1, 4096 // padded))
-    return Rows(count, padded, 8 if padded * count > 4096 else 4)
+    # On sm_120 `move` would spill with all that four warps can hold.
+    most = 2048 if arch == "sm_120" else 4096
+    return Rows(count, padded, 8 if padded * count > most else 4)
 
 
 def columns(tokens: int) -> int:

@@ -137,7 +137,7 @@ def row_by_row(name: str, a) -> None:
     if not count * width:
         return
     tables = loaded_kernels().tables
-    tile = tables.rows(width)
+    tile = tables.rows(width, tables.architecture(out.device))
     _launch(name, tables.blocks(count, tile.ROWS), a, count=count, width=width, **asdict(tile))
 
 
@@ -150,8 +150,9 @@ def ragged_attention(a):
     if not a.queries.numel() or not sequences:
         return
     relative = a.distance_embedding is not None
-    padded = loaded_kernels().tables.padded_head(head_size)
-    tile = loaded_kernels().tables.attention(padded, a.queries.element_size(), relative)
+    tables = loaded_kernels().tables
+    padded, arch = tables.padded_head(head_size), tables.architecture(a.queries.device)
+    tile = tables.attention(padded, a.queries.element_size(), relative, arch)
     _launch(
         "ragged_attention", (rows // tile.BLOCK_Q + sequences, a.heads), a,
         sequences=sequences, head_size=head_size, scale=head_size**-0.5,
@@ -165,7 +166,7 @@ def halting_step(a):
     rows, width = a.hidden.shape
     _expect_row_dtype("halting_step", "hidden", a.hidden)
     tables = loaded_kernels().tables
-    tile = tables.rows(width)
+    tile = tables.rows(width, tables.architecture(a.hidden.device))
     more = {
         "workspace": a.workspace.view(torch.int32),
         "rows": rows,
@@ -334,7 +335,7 @@ def unpack_rows(a):
     if not places * width:
         return
     tables = loaded_kernels().tables
-    tile = tables.rows(width)
+    tile = tables.rows(width, tables.architecture(a.out.device))
     _launch(
         "unpack_rows", tables.blocks(places, tile.ROWS), a, places=places, width=width,
         **asdict(tile),

@@ -321,6 +321,7 @@ def _make_kernels_wait() -> None:
             raise KernelError("the next kernel is let in before this one has waited")
 
     launch_tables.dependent_launch = lambda architecture: True
+    launch_tables.multiplies_where_it_lies = lambda architecture: True
     dependent_launch.gdc_wait = gdc_wait
     dependent_launch.gdc_launch_dependents = gdc_launch_dependents
 

@@ -32,7 +32,7 @@ from albert_act_fast.ops import contracts, triton_ops
 from support.gpu_resources import Resources, disassemble, read_cubin, write_table
 
 TABLE = Path(__file__).parents[2] / "docs" / "triton_resources.csv"
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 # Rows of the launches: a capacity, of which any number may be live.
 SIZES = {"base": (768, 12, 3072, 128), "4096 wide": (4096, 16, 16384, 4096)}
 

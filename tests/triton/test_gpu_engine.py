@@ -97,7 +97,7 @@ def test_whose_halting_step(monkeypatch):
 
 @pytest.mark.parametrize(
     ("major", "expected"),
-    [(8, "sm_80"), (9, "sm_90"), (10, "sm_100"), (11, "sm_80"), (12, "sm_80"), (13, "sm_80")],
+    [(8, "sm_80"), (9, "sm_90"), (10, "sm_100"), (11, "sm_120"), (12, "sm_120"), (13, "sm_80")],
 )
 def test_a_gpu_takes_tiles_that_fit_into_its_shared_memory(major, expected, monkeypatch):
     """What `test_resources.py` says of a table holds for every GPU that takes it."""

@@ -106,8 +106,9 @@ def test_products_are_split_where_they_are_deep_and_rows_few():
     sizes = (16, 64, 128, 1024, 1025, 2048, 2049, 4096, 4097)
 
     def splits(arch, depth, element_size=2):
-        # In the interpreter all of them have dependent launches.
-        with mock.patch.object(launch_tables, "dependent_launch", lambda arch: arch != "sm_80"):
+        # In the interpreter all of them load weights ahead.
+        ahead = "multiplies_where_it_lies"
+        with mock.patch.object(launch_tables, ahead, lambda arch: arch == "sm_90"):
             return [launch_tables.splits(arch, n, depth, 768, element_size, 132) for n in sizes]
 
     assert splits("sm_80", 3072) == [2, 2, 4, 4, 4, 4, 2, 2, 1]
@@ -177,7 +178,7 @@ def check_project_qkv(make: Maker, width: int, running: int, moved: int, beyond:
 
 def test_few_live_rows_take_small_tiles():
     """In a launch large enough that there are two kinds, and enough programs for both."""
-    for arch in ("sm_80", "sm_90", "sm_100", "gfx942"):
+    for arch in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942"):
         for rows in (16, 64, 65, 512, 513, 8192):
             tiles = launch_tables.products(arch, rows, 2)
             assert rows > tiles.FEW_ROWS

@@ -21,7 +21,7 @@ MATRIX = ("linear", "split_linear", "project_qkv", "ragged_attention", *WIDE)
 # Whole tiles copied by the GPU itself, and the matrix instructions that read them where they lie.
 COPIED = {"sm_90": (r"UTMALDG", r"HGMMA"), "sm_100": (r"UTMALDG", r"UTC\w*MMA")}
 # Shared memory that a program may take, in KiB: of sm_80 what all GPUs have that take its tiles.
-SHARED = {"sm_80": 99, "sm_90": 227, "sm_100": 227, "gfx942": 64}
+SHARED = {"sm_80": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 PINNED = (Path(__file__).parents[2] / "requirements" / "triton.txt").read_text()
 
 pytestmark = [

@@ -21,7 +21,7 @@ from albert_act_fast.engine.packing import PackedResult
 from albert_act_fast.kernels import launch_tables
 from albert_act_fast.kernels.launch_tables import Products
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 # As many tiles as there are for 16 bits, for launches small enough to be interpreted.
 THREE_TILES = (
     (4, Products(16, 16, 16, 0, 16, 16, 16, 4, 2)),

@@ -110,12 +110,12 @@ def test_the_iterations_say_that_weights_are_settled(monkeypatch):
 
 
 def test_where_they_are_not_loaded_ahead():
-    """More rows than one tile, a depth that does not fit, 32 bits, or a GPU that cannot wait."""
+    """More rows than one tile, a depth that does not fit, 32 bits, or other GPUs."""
     steps = launch_tables.steps_ahead
     assert [steps("sm_90", 64, depth, 2) for depth in (1, 768, 1024, 1025)] == [1, 3, 4, 0]
     assert [steps("sm_90", 64, 3072, 2, splits) for splits in (1, 3, 4)] == [0, 4, 3]
     assert steps("sm_90", 65, 768, 2) == steps("sm_90", 64, 768, 4) == 0
-    with mock.patch.object(launch_tables, "dependent_launch", return_value=False):
+    with mock.patch.object(launch_tables, "multiplies_where_it_lies", return_value=False):
         assert steps("sm_80", 64, 768, 2) == 0
     # By default nothing is known of the weights.
     for name in ("linear", "split_linear", "project_qkv"):
