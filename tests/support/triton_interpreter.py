@@ -110,6 +110,9 @@ class Launch:
 
     def locate(self, pointers: TensorHandle, mask: TensorHandle, what: str):
         """(memory, element index) of every lane that the mask lets through; None if none."""
+        early = self.dependent and not self.waited
+        if early and what != "load":  # masked off or not
+            raise KernelError(f"{what} before the program has waited for the kernel before")
         addresses = np.ravel(pointers.data).astype(np.uint64)
         lanes = np.ravel(np.broadcast_to(mask.data, pointers.data.shape)).astype(bool)
         addresses = addresses[lanes]
@@ -132,10 +135,10 @@ class Launch:
                 f"{what} of what is no element of {memory.name}: place {bad[0]} of its "
                 f"{memory.length}, by program {self.coordinates}"
             )
-        if self.dependent and not self.waited:
-            if what != "load" or memory.name not in WEIGHTS:
+        if early:
+            if memory.name not in WEIGHTS:
                 raise KernelError(
-                    f"{what} of {memory.name} before the program has waited for the kernel before"
+                    f"load of {memory.name} before the program has waited for the kernel before"
                 )
             loaded_ahead[memory.name].update((memory.start + index * memory.itemsize).tolist())
         return memory, index, lanes

@@ -181,6 +181,12 @@ def copies_x(x, out, place, PDL: tl.constexpr, EARLY: tl.constexpr):
 
 
 @triton.jit
+def stores_nothing_early(x, PDL: tl.constexpr):
+    tl.store(x, 1.0, mask=False)
+    wait_for_the_kernel_before(PDL)
+
+
+@triton.jit
 def copies_weight(weight, out, place, PDL: tl.constexpr):
     value = tl.load(weight + place)
     wait_for_the_kernel_before(PDL)
@@ -194,7 +200,9 @@ def test_an_access_before_the_wait_is_caught():
         assert out.item() == 1
     with pytest.raises(Exception, match="load of x before the program has waited"):
         copies_x[(1,)](torch.ones(1), torch.zeros(1), 0, PDL=True, EARLY=True)
-    # But of a weight.
+    with pytest.raises(Exception, match="store before the program has waited"):
+        stores_nothing_early[(1,)](torch.ones(1), PDL=True)
+    # But a load of a weight is none.
     copies_weight[(1,)](torch.ones(1), out := torch.zeros(1), 0, PDL=True)
     assert out.item() == 1
     with pytest.raises(Exception, match="what is no element of weight"):
