@@ -228,7 +228,7 @@ def _product(
     if splits == 1:
         # As many programs as multiprocessors, which leave at once or not at all.
         wide = launch_tables.wide_products(arch, capacity.rows, len(rows) * columns, *size)
-    ahead = 0 if wide else launch_tables.steps_ahead(arch, capacity.rows, depth, ELEMENT, splits)
+    ahead = launch_tables.steps_ahead(arch, capacity.rows, depth, ELEMENT, splits)
     tiles = wide or launch_tables.products(arch, capacity.rows, ELEMENT, ahead)
     if splits > 1 or wide:
         name = ("wide_" if wide else "split_") + name

@@ -49,9 +49,7 @@ def linear(
     ahead = ()
     if AHEAD > 0:  # the launch is one tile of rows, so that a program's columns are known by now
         column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-        ahead = load_ahead(
-            weight, weight_stride, column, column < columns, depth, AHEAD, BLOCK_K
-        )  # fmt: skip
+        ahead = load_ahead(weight, weight_stride, column, column < columns, depth, AHEAD, BLOCK_K)
     wait_for_the_kernel_before(PDL)
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:

@@ -88,9 +88,7 @@ def project_qkv(
         tiles = tl.cdiv(width, BLOCK_N)
         column = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
         weight = one_of(tl.program_id(0) // tiles, query_weight, key_weight, value_weight)
-        ahead = load_ahead(
-            weight, weight_stride, column, column < width, width, AHEAD, BLOCK_K
-        )  # fmt: skip
+        ahead = load_ahead(weight, weight_stride, column, column < width, width, AHEAD, BLOCK_K)
     wait_for_the_kernel_before(PDL)
     running = tl.load(running_count)
     moved = tl.load(moved_count)

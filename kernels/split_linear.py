@@ -77,7 +77,7 @@ def split_linear(
         column = tl.program_id(0) // SPLITS * BLOCK_N + tl.arange(0, BLOCK_N)
         ahead = load_ahead(
             weight + begin, weight_stride, column, column < columns, part, AHEAD, BLOCK_K
-        )  # fmt: skip
+        )
     wait_for_the_kernel_before(PDL)
     live = rows if row_count is None else tl.load(row_count)
     if live > FEW_ROWS:

@@ -41,6 +41,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from albert_act_fast.kernels import dependent_launch, launch_tables
 from support.interpreter_arithmetic import KernelError, make_arithmetic_strict
+from support.interpreter_speed import make_interpreter_fast
 
 # Strides of what the launchers refuse to take of 2**31 elements or more.
 SMALL = {"weight_stride"}
@@ -190,67 +191,7 @@ def install() -> None:
         _make_offsets_strict()
         _make_kernels_wait()
         _shuffle_programs()
-        _patch_language_once()
-        _describe_types_once()
-
-
-def _patch_language_once() -> None:
-    """A launch patches Triton's language and takes that back. As the interpreter comes, every call
-    of a function by a kernel patches it anew, which takes a quarter of the time."""
-    patch, call, patched = interpreter._patch_lang, GridExecutor.__call__, {}
-
-    def patch_lang(function):
-        # Our kernels see all of the language, Triton's own functions only what that is made of.
-        seen = frozenset(map(id, function.__globals__.values())) & {id(tl), id(tl.core)}
-        if seen not in patched:
-            patched[seen] = patch(function)
-        return patched[seen]
-
-    def launch(self, *arguments, **keywords):
-        try:
-            return call(self, *arguments, **keywords)
-        finally:
-            patched.clear()
-
-    interpreter._patch_lang = patch_lang
-    GridExecutor.__call__ = launch
-
-
-def _describe_types_once() -> None:
-    """Most of the interpreter's time goes into describing the types of blocks, of which there are
-    few: shape, size and name are kept for each, and what a block says of its shape."""
-    types: dict[tuple, dict] = {}
-    shapes: dict[int, tuple] = {}  # by identity, of what `types` keeps
-    numpy_dtypes: dict[str, np.dtype] = {}
-    describe, make = tl.core.block_type.__init__, tl.core.tensor.__init__
-    find = interpreter._get_np_dtype
-
-    def describe_once(self, element_ty, shape):
-        key = (element_ty.name, *(getattr(n, "value", n) for n in shape))
-        if key not in types:
-            describe(self, element_ty, shape)
-            types[key] = {name: vars(self)[name] for name in ("shape", "numel", "name")}
-        vars(self).update(types[key], element_ty=element_ty)
-
-    def make_from_described(self, handle, type):
-        known = shapes.get(id(type.shape)) if type.is_block() else None
-        if known is None:
-            make(self, handle, type)
-            if type.is_block() and any(type.shape is kept["shape"] for kept in types.values()):
-                shapes[id(type.shape)] = (self.shape, self.numel)
-            return
-        self.handle, self.type, self.dtype = handle, type, type.scalar
-        self.shape, self.numel = known
-
-    def numpy_dtype(dtype):
-        name = dtype.scalar.name
-        if name not in numpy_dtypes:
-            numpy_dtypes[name] = find(dtype)
-        return numpy_dtypes[name]
-
-    tl.core.block_type.__init__ = describe_once
-    tl.core.tensor.__init__ = make_from_described
-    interpreter._get_np_dtype = numpy_dtype
+        make_interpreter_fast()
 
 
 def _poison(pointers: TensorHandle) -> TensorHandle:
