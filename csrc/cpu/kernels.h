@@ -23,7 +23,8 @@ inline int64_t panels_of(int64_t columns) {
 struct __attribute__((may_alias)) BFloat16Pair {
     uint32_t bits;
 };
-// Of weights four int8; of activations four uint8, which are int8 plus 128.
+// Of weights four int8; of activations four of those or of uint8, which are int8 plus 128:
+// whichever the instruction set multiplies by (panel.h).
 struct __attribute__((may_alias)) Int8Quad {
     uint32_t bits;
 };
@@ -118,12 +119,12 @@ inline int64_t row_chunks(int64_t rows) {
     return (rows + kRowChunk - 1) / kRowChunk;
 }
 
-// Rows to uint8: x = scale (u - 128), scale = the row's largest magnitude / 127.
+// Rows to bytes as `Int8Quad` says: x = scale q, scale = the row's largest magnitude / 127.
 template <class T>
 struct Quantize {
     Matrix<const T> x;
     int64_t width = 0;
-    Matrix<uint8_t> out;  // rows are filled up with 128 to full words
+    Matrix<uint8_t> out;  // rows are filled up with q = 0 to full words
     float* scale = nullptr;
 };
 

@@ -26,13 +26,11 @@ inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> a
 }
 #endif
 
-#if !defined(AAF_DOT_INSTRUCTIONS)
+#if !defined(AAF_DOT_INSTRUCTIONS) && !defined(AAF_AVX2)
 // Of neighbours, the product of the one and of the other, added up.
 inline __attribute__((always_inline)) Integers multiply_pairs(Shorts x, Shorts w) {
 #if defined(AAF_AVX512)
     return (Integers)_mm512_madd_epi16((__m512i)x, (__m512i)w);
-#elif defined(AAF_AVX2)
-    return (Integers)_mm256_madd_epi16((__m256i)x, (__m256i)w);
 #elif defined(__SSE2__)
     return (Integers)_mm_madd_epi16((__m128i)x, (__m128i)w);
 #else
@@ -41,6 +39,25 @@ inline __attribute__((always_inline)) Integers multiply_pairs(Shorts x, Shorts w
 #endif
 }
 #endif
+
+// kInt8Zero: what stands in a word of a row for 0.
+#if defined(AAF_AVX2)
+constexpr int kInt8Zero = 0;
+
+// Four int8 of each column, and their magnitudes.
+struct Int8Weights {
+    __m256i values, magnitudes;
+};
+// The instruction for bytes adds neighbours up in 16 bits, where uint8 by int8 would not fit.
+// Magnitudes of at most 127 by rows that take over the weights' signs do, at most 2 * 127 * 128.
+inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Quad x,
+                                                            Int8Weights w) {
+    const __m256i rows = _mm256_sign_epi8(_mm256_set1_epi32(int(x.bits)), w.values);
+    const __m256i pairs = _mm256_maddubs_epi16(w.magnitudes, rows);
+    return acc + (Integers)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#else
+constexpr int kInt8Zero = 128;
 
 inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Quad x, Integers w) {
 #if defined(AAF_DOT_INSTRUCTIONS)
@@ -53,6 +70,7 @@ inline __attribute__((always_inline)) Integers multiply_add(Integers acc, Int8Qu
     return acc + multiply_pairs((Shorts)(quads >> 8 & 0x00FF00FF), weights >> 8);
 #endif
 }
+#endif
 
 // What a word's products are summed up in, and the factors that a word of a row is multiplied as:
 // itself, or, of bfloat16 without an instruction for it, two of float32, one after the other. Rows
@@ -96,6 +114,12 @@ inline __attribute__((always_inline)) auto weights_of(typename SumOf<Word>::word
     else
         return (Vector<float>)(i == 0 ? words << 16 : words & int32_t(0xFFFF0000));
 }
+#if defined(AAF_AVX2)
+template <>
+inline __attribute__((always_inline)) auto weights_of<Int8Quad>(Integers words, int) {
+    return Int8Weights{(__m256i)words, _mm256_abs_epi8((__m256i)words)};
+}
+#endif
 
 // How many rows, and how many columns of a panel, have their sums in registers at once, beside the
 // weights and the row's word they are multiplied by: all columns where there are 32 registers, two

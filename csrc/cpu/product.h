@@ -18,8 +18,8 @@ struct Unscale {
 template <class T>
 struct Unscale<T, Int8Quad> {
     Unscale(const Product<T, Int8Quad>& args, int64_t column)
-        // The rows' 128 too much, times the weights.
-        : too_much(128 * *(const Integers*)(args.column_sum + column)),
+        // What the rows are too large by, times the weights.
+        : too_much(kInt8Zero * *(const Integers*)(args.column_sum + column)),
           column_scale(load_vector(args.column_scale + column)),
           row_scale(args.row_scale) {}
     inline __attribute__((always_inline)) Vector<float> operator()(const int32_t* sums,
@@ -127,8 +127,9 @@ void quantize(const Quantize<T>& args, int64_t begin, int64_t end) {
         // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
 #pragma omp simd
         for (int64_t i = 0; i < args.width; ++i)
-            to[i] = uint8_t(bit_cast<uint32_t>(float(load(x[i])) * inverse + 12582912.0f) + 128u);
-        for (int64_t i = args.width; i < filled; ++i) to[i] = 128;
+            to[i] = uint8_t(bit_cast<uint32_t>(float(load(x[i])) * inverse + 12582912.0f) +
+                            uint32_t(kInt8Zero));
+        for (int64_t i = args.width; i < filled; ++i) to[i] = kInt8Zero;
     }
 }
 

@@ -38,7 +38,7 @@ int64_t kernel_rows(ScalarType dtype);
 // rounded up; what the rows in excess hold goes nowhere.
 int64_t onednn_rows(int64_t rows, ScalarType dtype);
 
-// What products need beside: of int8 the rows as uint8 and their factors, of other dtypes rows that
+// What products need beside: of int8 the rows in bytes and their factors, of other dtypes rows that
 // are no whole number of words, filled up.
 struct QuantizedRows {
     Buffer values, scales;

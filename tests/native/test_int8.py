@@ -89,11 +89,36 @@ def test_the_rounding_is_that_of_rows_and_outputs(hidden_act, intermediate_size)
         assert rms(result - expected) < 0.1 * rms(expected - exact)
 
 
-@pytest.mark.skipif(not BFLOAT16_ATTENTION, reason="the tests here show it")
-def test_the_rounding_without_bfloat16(pytestconfig):
-    tests = ["tests/native/test_int8.py", "-k", "that_of_rows_and_outputs"]
-    for name in ("avx512", "portable"):
-        assert "8 passed" in run_tests_under(name, tests, pytestconfig)
+@torch.no_grad()
+def test_sums_of_the_largest_numbers_are_exact():
+    """All of a row's and an output's numbers are 127 or -127, their products of one sign: more than
+    16 bits hold of two of them, where rows are uint8."""
+    model, batch = models_and_batch(num_hidden_layers=1, hidden_act="relu")
+    layer = model.encoder.albert_layer
+    signs = torch.ones(model.config.hidden_size)
+    signs[torch.randperm(len(signs), generator=torch.Generator().manual_seed(3))[::2]] = -1
+    mapping = model.encoder.embedding_hidden_mapping_in
+    mapping.weight.zero_()
+    mapping.bias.copy_(signs)  # every token's state
+    attention = layer.attention
+    for linear in (attention.query, attention.key, attention.value, attention.dense, layer.ffn):
+        outputs = torch.ones(linear.out_features)
+        outputs[: len(signs)] = signs
+        linear.weight.copy_(outputs.outer(signs) / len(signs))  # gives `outputs`
+        linear.bias.zero_()
+    layer.ffn_output.weight.copy_(layer.ffn_output.weight.sign())
+    expected = rounded_model(model)(**batch, implementation="reference").last_hidden_state
+    result = model.quantize("int8")(**batch).last_hidden_state
+    assert rms(expected) > 0.5
+    assert (result - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+def test_rounding_and_sums_under_other_instruction_sets(name, pytestconfig):
+    if name == native.instruction_set():
+        pytest.skip("the tests here show it")
+    tests = ["tests/native/test_int8.py", "-k", "that_of_rows_and_outputs or largest_numbers"]
+    assert "9 passed" in run_tests_under(name, tests, pytestconfig)
 
 
 @torch.no_grad()
