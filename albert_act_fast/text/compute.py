@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -34,25 +34,22 @@ _KEPT_RULES = 2
 @dataclass(frozen=True)
 class PackedBatch:
     """Ids of B sequences one after the other: int64 [T]; sequence b owns `offsets[b]` to
-    `offsets[b + 1]`, int64 [B + 1]."""
+    `offsets[b + 1]`, int64 [B + 1]. token_type_ids: int64 [T], or None where all are 0."""
 
     input_ids: Tensor
-    token_type_ids: Tensor
+    token_type_ids: Tensor | None
     offsets: Tensor
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> PackedBatch:
-        offsets = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum([len(t.input_ids) for t in texts], out=offsets[1:])
-
         def concatenated(lists: Iterable[list[int]]) -> Tensor:
-            return torch.from_numpy(np.fromiter(chain.from_iterable(lists), np.int64, offsets[-1]))
+            return torch.tensor(list(chain.from_iterable(lists)), dtype=torch.int64)
 
-        return cls(
-            concatenated(t.input_ids for t in texts),
-            concatenated(t.token_type_ids for t in texts),
-            torch.from_numpy(offsets),
-        )
+        types = None
+        if any(any(t.token_type_ids) for t in texts):
+            types = concatenated(t.token_type_ids for t in texts)
+        ends = accumulate(len(t.input_ids) for t in texts)
+        return cls(concatenated(t.input_ids for t in texts), types, torch.tensor([0, *ends]))
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -61,11 +58,22 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class PooledBatch:
-    """rows: float32 [B, H]; tokens_by_iterations: int64 [B, N + 1], of each sequence how many
-    tokens took 0 to N iterations, where N is the most that one took."""
+    """rows: float32 [B, H]; n_updates: float32 [T], of the batch's tokens."""
 
     rows: np.ndarray
-    tokens_by_iterations: np.ndarray
+    n_updates: Tensor
+    batch: PackedBatch
+
+    @cached_property
+    def tokens_by_iterations(self) -> np.ndarray:
+        """int64 [B, N + 1], of each sequence how many tokens took 0 to N iterations, where N is the
+        most that one took."""
+        iterations = self.n_updates.numpy().astype(np.int64)
+        lengths, columns = self.batch.lengths, int(iterations.max()) + 1
+        if len(lengths) > 1:
+            iterations += columns * np.repeat(np.arange(len(lengths)), lengths)
+        counts = np.bincount(iterations, minlength=len(lengths) * columns)
+        return counts.reshape(len(lengths), columns)
 
 
 def encode_packed(
@@ -83,7 +91,7 @@ def encode_packed(
         native = frozen.native_for(batch, pooling)
         if native is not None:
             found = run_native(native, batch, rule, pooling)
-            return PooledBatch(found.rows.numpy(), _histograms(found.n_updates, batch))
+            return PooledBatch(found.rows.numpy(), found.n_updates, batch)
         with frozen.under(rule) as model:
             out = run_padded(bare(model), batch, implementation=frozen.choice.name)
     if pooling == "pooler":
@@ -95,7 +103,7 @@ def encode_packed(
         lengths = batch.offsets.diff().to(out.last_hidden_state.device)
         pooled = out.last_hidden_state.float().sum(dim=1) / lengths.unsqueeze(1)
     n_updates = torch.cat(_own(out.n_updates.cpu(), batch))
-    return PooledBatch(pooled.float().cpu().numpy(), _histograms(n_updates, batch))
+    return PooledBatch(pooled.float().cpu().numpy(), n_updates, batch)
 
 
 def states_packed(
@@ -153,14 +161,6 @@ def _own(values: Tensor, batch: PackedBatch) -> list[Tensor]:
     return [row[:length] for row, length in zip(values, batch.lengths, strict=True)]
 
 
-def _histograms(n_updates: Tensor, batch: PackedBatch) -> np.ndarray:
-    iterations = n_updates.numpy().astype(np.int64)
-    sequences, columns = len(batch.lengths), int(iterations.max()) + 1
-    if sequences > 1:
-        iterations += columns * np.repeat(np.arange(sequences), batch.lengths)
-    return np.bincount(iterations, minlength=sequences * columns).reshape(sequences, columns)
-
-
 def run_padded(model: nn.Module, batch: PackedBatch, *, implementation: str):
     """The model's own output for the sequences, padded on the right."""
     device = model.device
@@ -168,11 +168,12 @@ def run_padded(model: nn.Module, batch: PackedBatch, *, implementation: str):
     def padded(values: Tensor) -> Tensor:
         return pad_sequence(values.split(batch.lengths), batch_first=True).to(device)
 
+    types = None if batch.token_type_ids is None else padded(batch.token_type_ids)
     one_thread_after_fork()
     with torch.inference_mode():
         return model(
             input_ids=padded(batch.input_ids),
-            token_type_ids=padded(batch.token_type_ids),
+            token_type_ids=types,
             attention_mask=padded(torch.ones_like(batch.input_ids)),
             implementation=implementation,
         )
@@ -282,7 +283,7 @@ class FrozenModel:
     def native_for(self, batch: PackedBatch, pooling: str = "none") -> NativeEncoder | None:
         """What computes a batch in one native call, under any rule; None where the model's own
         forward pass has to. Packed once: nothing looks after the weights."""
-        if self.why_not_native(pooling) is not None or batch.token_type_ids.any():
+        if batch.token_type_ids is not None or self.why_not_native(pooling) is not None:
             return None
         return self._native.encoder
 

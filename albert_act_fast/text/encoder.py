@@ -90,6 +90,12 @@ class TextEncoder(FrozenEncoder, TextTasks):
             output = "torch" if convert_to_tensor or convert_to_numpy is False else "numpy"
         one_of("output", output, ("numpy", "torch"))
         single = isinstance(sentences, str)
+        if single and errors == "raise" and not (details or chunk or show_progress):
+            others = (chunk_overlap, batch_tokens, batch_size, max_iterations, act_epsilon)
+            if all(setting is None for setting in others):
+                row = self._encode_one(sentences, pooling, normalize, truncation)
+                if row is not None:
+                    return torch.from_numpy(row) if output == "torch" else row
         texts = _list(sentences)
         found = np.full((len(texts), self.embedding_dimension), np.nan, dtype=np.float32)
         tokens, rows = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
@@ -132,6 +138,31 @@ class TextEncoder(FrozenEncoder, TextTasks):
             return result()
         embeddings = result().embeddings
         return embeddings[0] if single else embeddings
+
+    def _encode_one(
+        self, text: str, pooling: str | None, normalize: bool, truncation: bool
+    ) -> np.ndarray | None:
+        """The embedding [H] of a text about which nothing is special; else None. Beside a text of
+        some tokens the general way takes as long as a tenth of the model, mostly for memory that
+        the model's weights have driven out of the caches."""
+        pooling = self.pooling if pooling is None else pooling
+        if pooling not in ("mean", "cls"):
+            return None
+        (windows,) = self._tokenizer(0, (text,), TokenizeOptions(truncation=bool(truncation)))
+        if isinstance(windows, TextError):
+            return None
+        frozen = self._frozen
+        try:
+            rows = encode_packed(
+                frozen, PackedBatch.of(windows), rule=frozen.rule, pooling=pooling
+            ).rows
+        except (MemoryError, RuntimeError) as error:
+            if pipeline.is_out_of_memory(error):
+                return None
+            raise
+        if not np.isfinite(rows).all():
+            return None
+        return _normalized(rows[0]) if normalize else rows[0]
 
     def stream(
         self,
@@ -225,7 +256,7 @@ class TextEncoder(FrozenEncoder, TextTasks):
                 weights = [w.text_tokens for w in windows]
                 embedding = np.average([p[0] for p in parts], 0, weights).astype(np.float32)
             if normalize:
-                embedding /= max(np.linalg.norm(embedding), 1e-12)
+                embedding = _normalized(embedding)
             cost = _cost(windows, [p[1] for p in parts])
             return TextEmbedding(windows[0].index, windows[0].text, embedding, cost, rule)
 
@@ -254,6 +285,10 @@ class TextEncoder(FrozenEncoder, TextTasks):
         if column not in rows:
             raise ValueError(f"column: got {column!r}, expected one of {', '.join(rows)}.")
         return {output_column: self.encode(rows[column], **options)}
+
+
+def _normalized(embedding: np.ndarray) -> np.ndarray:
+    return embedding / max(np.linalg.norm(embedding), 1e-12)
 
 
 def _cost(windows: list[TokenizedText], histograms: list[np.ndarray]) -> TextCost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class HaltingRule:
     max_iterations: int
     act_epsilon: float
 
-    @property
+    @cached_property
     def limits(self) -> HaltingLimits:
         """As engines are told it."""
         from albert_act_fast.configuration import HaltingLimits, rounded_threshold

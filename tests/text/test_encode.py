@@ -260,6 +260,9 @@ class TestTextsThatFail:
         assert (error.index, error.kind) == (1, "not finite")
         assert "float32" in str(error)
         assert isinstance(encoder.depth(TEXTS, errors="collect")[1], TextError)
+        with pytest.raises(TextError) as caught:
+            encoder.encode(TEXTS[1])
+        assert caught.value.kind == "not finite"
 
     def test_memory_that_runs_out_halves_the_batch(self, encoder, monkeypatch):
         expected = encoder.encode(TEXTS)
@@ -279,14 +282,18 @@ class TestTextsThatFail:
         assert (error.index, error.kind) == (2, "memory")
         rest = [0, 1, 3, 4, 5]
         np.testing.assert_allclose(found.embeddings[rest], expected[rest], atol=2e-5)
+        with pytest.raises(TextError) as caught:
+            encoder.encode(TEXTS[2])
+        assert caught.value.kind == "memory"
 
     def test_other_failures_are_not_taken_for_it(self, encoder, monkeypatch):
         def broken(model, batch, **kwargs):
             raise RuntimeError("a defect")
 
         monkeypatch.setattr(albert_act_fast.text.encoder, "encode_packed", broken)
-        with pytest.raises(RuntimeError, match="a defect"):
-            encoder.encode(TEXTS, errors="collect")
+        for texts in (TEXTS, TEXTS[0]):
+            with pytest.raises(RuntimeError, match="a defect"):
+                encoder.encode(texts)
 
     def test_pickled_errors_keep_what_they_say(self):
         error = TextError(3, "x", "empty", "got 'x'")
