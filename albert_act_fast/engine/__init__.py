@@ -22,7 +22,7 @@ from torch import nn
 
 from albert_act_fast.configuration import HaltingLimits
 from albert_act_fast.engine import cpu, gpu, loop, training
-from albert_act_fast.engine.call import Call, autocast_is_on, call_of
+from albert_act_fast.engine.call import Call, call_of
 from albert_act_fast.engine.encode import encode
 from albert_act_fast.engine.layer import Inspection, inspect, missing_weights, parameters_below
 from albert_act_fast.engine.packing import PackedResult, PackedTokens, pack
@@ -40,7 +40,6 @@ __all__ = [
     "Inspection",
     "PackedResult",
     "PackedTokens",
-    "autocast_is_on",
     "call_of",
     "cpu",
     "encode",

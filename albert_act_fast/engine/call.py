@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from albert_act_fast.engine.layer import Inspection, LayerWeights, inspect, layer_weights
@@ -58,7 +57,3 @@ def call_of(model: nn.Module, implementation: str, **options) -> Call:
     if inspection.reference_only is not None:
         raise ValueError(f"model: {inspection.reference_only}: only 'reference' computes it.")
     return Call(model.embeddings, model.encoder, inspection, implementation, **options)
-
-
-def autocast_is_on(device: torch.device | str) -> bool:
-    return torch.is_autocast_enabled(torch.device(device).type)

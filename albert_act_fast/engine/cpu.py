@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from albert_act_fast import native, ops
 from albert_act_fast.configuration import HaltingLimits
-from albert_act_fast.engine.call import Call, autocast_is_on
+from albert_act_fast.engine.call import Call
 from albert_act_fast.engine.layer import LayerWeights, WeightAndBias, embedding_weights
 from albert_act_fast.engine.native_encoder import NativeEncoder
 from albert_act_fast.engine.native_engine import NativeEngine
@@ -49,7 +49,7 @@ def why_not(call: Call) -> str | None:
     if dtype not in DTYPES:
         names = (str(taken).removeprefix("torch.") for taken in DTYPES)
         return f"the weights are {dtype}, not {' or '.join(names)}"
-    if autocast_is_on("cpu"):
+    if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     tensors = call.layer_weights.tensors()
     for name, tensor in tensors.items():

@@ -265,7 +265,7 @@ class AlbertActModel(AlbertActPreTrainedModel):
 
     def _needs_torch(self, device: torch.device) -> list[str]:
         reasons = []
-        if engine.autocast_is_on(device):
+        if torch.is_autocast_enabled(device.type):
             reasons.append("autocast is on, which only plain PyTorch follows")
         dtypes = {
             parameter.dtype

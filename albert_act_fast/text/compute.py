@@ -42,14 +42,14 @@ class PackedBatch:
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> PackedBatch:
-        def concatenated(lists: Iterable[list[int]]) -> Tensor:
-            return torch.tensor(list(chain.from_iterable(lists)), dtype=torch.int64)
+        def tensor(values: Iterable[int]) -> Tensor:
+            return torch.from_numpy(np.array([*values], np.int64))  # half of torch.tensor's time
 
         types = None
         if any(any(t.token_type_ids) for t in texts):
-            types = concatenated(t.token_type_ids for t in texts)
-        ends = accumulate(len(t.input_ids) for t in texts)
-        return cls(concatenated(t.input_ids for t in texts), types, torch.tensor([0, *ends]))
+            types = tensor(chain.from_iterable(t.token_type_ids for t in texts))
+        ids = tensor(chain.from_iterable(t.input_ids for t in texts))
+        return cls(ids, types, tensor(accumulate((len(t.input_ids) for t in texts), initial=0)))
 
     @cached_property
     def lengths(self) -> list[int]:

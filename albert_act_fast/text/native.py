@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from albert_act_fast.engine import autocast_is_on, cpu, row_wise
+from albert_act_fast.engine import cpu, row_wise
 
 if TYPE_CHECKING:
     from albert_act_fast.engine.native_encoder import NativeEncoder
@@ -69,7 +69,7 @@ def head_pooling(model: nn.Module) -> str | None:
 def why_not_now() -> str | None:
     """What may come and go around a model. The model's own forward pass, which looks after it, then
     follows or refuses it."""
-    if autocast_is_on("cpu"):
+    if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     if torch_module._has_any_global_hook():
         return "a global module hook is registered (torch.nn.modules.module)"
