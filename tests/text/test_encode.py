@@ -291,9 +291,10 @@ class TestTextsThatFail:
             raise RuntimeError("a defect")
 
         monkeypatch.setattr(albert_act_fast.text.encoder, "encode_packed", broken)
-        for texts in (TEXTS, TEXTS[0]):
-            with pytest.raises(RuntimeError, match="a defect"):
-                encoder.encode(texts)
+        with pytest.raises(RuntimeError, match="a defect"):
+            encoder.encode(TEXTS, errors="collect")
+        with pytest.raises(RuntimeError, match="a defect"):
+            encoder.encode(TEXTS[0])
 
     def test_pickled_errors_keep_what_they_say(self):
         error = TextError(3, "x", "empty", "got 'x'")
