@@ -12,6 +12,7 @@ from albert_act_fast.engine.native_engine import (
     NativeEngine,
     completed,
     is_interruptible,
+    parts,
     release_with,
 )
 
@@ -20,12 +21,14 @@ _ops = torch.ops.albert_act_fast
 
 class EncodedRows(NamedTuple):
     """rows: float32 [B, H], or the states [T, H] in the engine's dtype where nothing is pooled;
-    n_updates, remainders: float32 [T]; running_rows: how many rows each iteration computed."""
+    n_updates, remainders: float32 [T]; running_rows: how many rows each iteration computed;
+    finite: whether all of `rows` is."""
 
     rows: Tensor
     n_updates: Tensor
     remainders: Tensor
     running_rows: list[int]
+    finite: bool
 
 
 class NativeEncoder:
@@ -108,16 +111,22 @@ class NativeEncoder:
         else:
             out = torch.empty(offsets.numel() - 1, self.width)
         n_updates, remainders = torch.empty(tokens), torch.empty(tokens)
-        rows = _ops.encoder_run.default(
+        running_rows, finite = _ops.encoder_run.default(
             self._handle, ids, offsets, threshold, max_iterations, pooling,
             is_interruptible(), out, n_updates, remainders,
         )  # fmt: skip
-        return EncodedRows(out, n_updates, remainders, completed(rows))
+        return EncodedRows(out, n_updates, remainders, completed(running_rows), finite)
 
     @property
     def workspace_bytes(self) -> int:
         """What is kept from call to call, beside the engine's own."""
         return _ops.encoder_workspace_bytes.default(self._handle)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time of the last run went: that of the engine's iterations, and the mapping's
+        and the pooler's products."""
+        return parts(_ops.encoder_seconds.default(self._handle))
 
 
 def count() -> int:

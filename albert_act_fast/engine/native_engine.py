@@ -112,8 +112,12 @@ class NativeEngine:
     @property
     def seconds(self) -> dict[str, float]:
         """Where the time of the last run went."""
-        times = _ops.engine_seconds.default(self._handle)
-        return dict(zip(("products", "attention", "other"), times, strict=True))
+        return parts(_ops.engine_seconds.default(self._handle))
+
+
+def parts(seconds: tuple[float, ...]) -> dict[str, float]:
+    """Seconds of a run by name."""
+    return dict(zip(("products", "attention", "other"), seconds, strict=True))
 
 
 def count() -> int:

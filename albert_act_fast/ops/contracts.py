@@ -197,8 +197,8 @@ CHECKSUM_SCHEMA = "(Tensor[] tensors) -> Tensor"
 # PAIRS; they are copied. engine_run returns how many rows each iteration computed, or [-1] where a
 # signal handler raised, which is looked after only if `interruptible`. An encoder is an engine with
 # embeddings before it and pooling behind (`NativeEncoder` in engine/native_encoder.py); its tables
-# are kept, the rest is copied. These are no functions of their arguments: they have no fakes, and
-# no overloads.
+# are kept, the rest is copied; encoder_run says too whether all of `out` is finite. These are no
+# functions of their arguments: they have no fakes, and no overloads.
 ENGINE_SCHEMAS = {
     "engine_create": "(Tensor[] weights, Tensor? distance_embedding, bool key_distances, "
     "int heads, str activation, float attention_eps, float output_eps, bool int8, bool onednn) "
@@ -216,10 +216,11 @@ ENGINE_SCHEMAS = {
     "Tensor[] norm, float eps, Tensor[] mapping, Tensor[] pooler, int max_tokens) -> int",
     "encoder_run": "(int encoder, Tensor ids, Tensor offsets, float threshold, "
     "int max_iterations, str pooling, bool interruptible, Tensor(a!) out, Tensor(b!) n_updates, "
-    "Tensor(c!) remainders) -> int[]",
+    "Tensor(c!) remainders) -> (int[] running_rows, bool finite)",
     "encoder_release": "(int encoder) -> ()",
     "encoder_count": "() -> int",
     "encoder_workspace_bytes": "(int encoder) -> int",
+    "encoder_seconds": "(int encoder) -> (float products, float attention, float other)",
 }
 
 

@@ -45,6 +45,9 @@ class PackedBatch:
         def tensor(values: Iterable[int]) -> Tensor:
             return torch.from_numpy(np.array([*values], np.int64))  # half of torch.tensor's time
 
+        if len(texts) == 1:  # without the iterators, which take as long as all of it
+            ids, types = texts[0].input_ids, texts[0].token_type_ids
+            return cls(tensor(ids), tensor(types) if any(types) else None, tensor((0, len(ids))))
         types = None
         if any(any(t.token_type_ids) for t in texts):
             types = tensor(chain.from_iterable(t.token_type_ids for t in texts))
@@ -104,6 +107,17 @@ def encode_packed(
         pooled = out.last_hidden_state.float().sum(dim=1) / lengths.unsqueeze(1)
     n_updates = torch.cat(_own(out.n_updates.cpu(), batch))
     return PooledBatch(pooled.float().cpu().numpy(), n_updates, batch)
+
+
+def row_packed(frozen: FrozenModel, batch: PackedBatch, *, pooling: str) -> np.ndarray | None:
+    """The embedding [H] of a batch's one sequence under the model's own rule, by a native call;
+    None where it takes more than that, or is not finite."""
+    with frozen.lock:
+        native = frozen.native_for(batch, pooling)
+        if native is None:
+            return None
+        found = run_native(native, batch, frozen.rule, pooling)
+    return found.rows.numpy()[0] if found.finite else None
 
 
 def states_packed(

@@ -11,7 +11,7 @@ import torch
 
 from albert_act_fast.text import pipeline
 from albert_act_fast.text.base import WINDOW_TEXTS, FrozenEncoder, one_of
-from albert_act_fast.text.compute import POOLINGS, PackedBatch, encode_packed
+from albert_act_fast.text.compute import POOLINGS, PackedBatch, encode_packed, row_packed
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.progress import ProgressBar
 from albert_act_fast.text.results import EncodeResult, TextCost, TextEmbedding
@@ -151,18 +151,13 @@ class TextEncoder(FrozenEncoder, TextTasks):
         (windows,) = self._tokenizer(0, (text,), TokenizeOptions(truncation=bool(truncation)))
         if isinstance(windows, TextError):
             return None
-        frozen = self._frozen
         try:
-            rows = encode_packed(
-                frozen, PackedBatch.of(windows), rule=frozen.rule, pooling=pooling
-            ).rows
+            row = row_packed(self._frozen, PackedBatch.of(windows), pooling=pooling)
         except (MemoryError, RuntimeError) as error:
             if pipeline.is_out_of_memory(error):
                 return None
             raise
-        if not np.isfinite(rows).all():
-            return None
-        return _normalized(rows[0]) if normalize else rows[0]
+        return _normalized(row) if normalize and row is not None else row
 
     def stream(
         self,

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -54,9 +55,11 @@ int64_t encoder_create(int64_t engine, Tensor word, Tensor token_type,
     return Encoders::all().add(engine::make_encoder(iterates, embeddings));
 }
 
-std::vector<int64_t> encoder_run(int64_t handle, Tensor ids, Tensor offsets, double threshold,
-                                 int64_t max_iterations, std::string pooling, bool interruptible,
-                                 Tensor out, Tensor n_updates, Tensor remainders) {
+std::tuple<std::vector<int64_t>, bool> encoder_run(int64_t handle, Tensor ids, Tensor offsets,
+                                                   double threshold, int64_t max_iterations,
+                                                   std::string pooling, bool interruptible,
+                                                   Tensor out, Tensor n_updates,
+                                                   Tensor remainders) {
     const std::shared_ptr<Encoder> encoder = Encoders::all().get(handle);
     Encode call{view("ids", ids),
                 view("offsets", offsets),
@@ -70,9 +73,10 @@ std::vector<int64_t> encoder_run(int64_t handle, Tensor ids, Tensor offsets, dou
     if (interruptible) call.check_signals = &check_signals;
     check(call, *encoder);
     try {
-        return encoder->run(call);
+        auto [running_rows, finite] = encoder->run(call);
+        return {std::move(running_rows), finite};
     } catch (const Interrupted&) {
-        return {-1};
+        return {{-1}, false};
     }
 }
 
@@ -88,6 +92,11 @@ int64_t encoder_workspace_bytes(int64_t handle) {
     return int64_t(Encoders::all().get(handle)->workspace_bytes());
 }
 
+std::tuple<double, double, double> encoder_seconds(int64_t handle) {
+    const engine::Seconds seconds = Encoders::all().get(handle)->seconds();
+    return {seconds.products, seconds.attention, seconds.other};
+}
+
 }  // namespace
 }  // namespace albert_act_fast::binding
 
@@ -98,4 +107,5 @@ STABLE_TORCH_LIBRARY_IMPL(albert_act_fast, CompositeExplicitAutograd, m) {
     m.impl("encoder_release", TORCH_BOX(&encoder_release));
     m.impl("encoder_count", TORCH_BOX(&encoder_count));
     m.impl("encoder_workspace_bytes", TORCH_BOX(&encoder_workspace_bytes));
+    m.impl("encoder_seconds", TORCH_BOX(&encoder_seconds));
 }

@@ -130,7 +130,7 @@ struct Quantize {
 
 // Rows that one worker takes at a time. The candidate states of a block stay in cache between the
 // halting rule and the mix, so every row is read once.
-constexpr int64_t kHaltingBlock = 32;
+constexpr int64_t kHaltingBlock = 8;
 inline int64_t halting_blocks(int64_t rows) {
     return (rows + kHaltingBlock - 1) / kHaltingBlock;
 }

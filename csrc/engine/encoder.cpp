@@ -1,6 +1,7 @@
 #include "encoder.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -17,6 +18,7 @@ constexpr size_t kKept = size_t(64) << 20;
 struct Workspace {
     Buffer ids, types, positions, embedded, hidden, states, first, pooled;
     QuantizedRows quantized;
+    double products = 0;  // seconds
 
     size_t bytes() const {
         size_t total = 0;
@@ -26,6 +28,23 @@ struct Workspace {
         return total;
     }
 };
+
+// Adds the seconds that f takes.
+template <class F>
+void timed(double& seconds, const F& f) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    f();
+    seconds += std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+template <class T>
+bool all_finite(const T* x, int64_t count) {
+    float poison = 0;  // NaN where one is not
+#pragma omp simd reduction(+ : poison)
+    for (int64_t i = 0; i < count; ++i) poison += float(load(x[i])) * 0.0f;
+    return poison == 0;
+}
 
 template <class T>
 class EncoderOf : public Encoder {
@@ -49,7 +68,7 @@ class EncoderOf : public Encoder {
             Weights::as_given, true);
     }
 
-    std::vector<int64_t> run(const Encode& call) override {
+    Encoded run(const Encode& call) override {
         const Sharing sharing;
         const std::unique_lock<std::mutex> mine(mutex_, std::try_to_lock);
         Workspace other;
@@ -57,7 +76,10 @@ class EncoderOf : public Encoder {
         const struct Shrink {  // whatever ends the call
             Workspace& space;
             ~Shrink() {
-                if (space.bytes() > kKept) space = Workspace();
+                if (space.bytes() <= kKept) return;
+                const double products = space.products;
+                space = Workspace();
+                space.products = products;
             }
         } shrink{space};
         return encode(call, space);
@@ -74,8 +96,15 @@ class EncoderOf : public Encoder {
         return workspace_.bytes();
     }
 
+    Seconds seconds() const override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        Seconds all = engine_->seconds();
+        all.products += workspace_.products;
+        return all;
+    }
+
   private:
-    std::vector<int64_t> encode(const Encode& call, Workspace& space) const;
+    Encoded encode(const Encode& call, Workspace& space) const;
     Matrix<T> embed(const Encode& call, Workspace& space) const;
     void pool(const Encode& call, const Matrix<T>& states, Workspace& space) const;
 
@@ -101,11 +130,14 @@ class EncoderOf : public Encoder {
 };
 
 template <class T>
-std::vector<int64_t> EncoderOf<T>::encode(const Encode& call, Workspace& space) const {
+Encoded EncoderOf<T>::encode(const Encode& call, Workspace& space) const {
     const int64_t tokens = call.ids.shape[0];
     const Matrix<T> embedded = embed(call, space);
     const Matrix<T> hidden{space.hidden.template of<T>(tokens * width_), width_};
-    mapping_.by_kernels(embedded, tokens, Activation::none, hidden, space.quantized);
+    space.products = 0;
+    timed(space.products, [&] {
+        mapping_.by_kernels(embedded, tokens, Activation::none, hidden, space.quantized);
+    });
     const bool all = call.pooling == Pooling::none;
     const Matrix<T> states{
         all ? data_of<T>(call.out) : space.states.template of<T>(tokens * width_), width_};
@@ -123,8 +155,10 @@ std::vector<int64_t> EncoderOf<T>::encode(const Encode& call, Workspace& space) 
             true,
             call.check_signals};
     std::vector<int64_t> rows = engine_->run(run);
-    if (!all) pool(call, states, space);
-    return rows;
+    if (all) return {std::move(rows), all_finite(states.data, tokens * width_)};
+    pool(call, states, space);
+    return {std::move(rows),
+            all_finite(data_of<const float>(call.out), call.out.shape[0] * width_)};
 }
 
 template <class T>
@@ -183,7 +217,9 @@ void EncoderOf<T>::pool(const Encode& call, const Matrix<T>& states, Workspace& 
         memcpy(first.row(b), states.row(offsets[b]), size_t(width_) * sizeof(T));
     const int64_t columns = pooler_->kernel_stride();
     const Matrix<T> pooled{space.pooled.of<T>(sequences * columns), columns};
-    pooler_->by_kernels(first, sequences, Activation::none, pooled, space.quantized);
+    timed(space.products, [&] {
+        pooler_->by_kernels(first, sequences, Activation::none, pooled, space.quantized);
+    });
     for_sequences([&](int64_t b, float* row) {
         for (int64_t i = 0; i < width_; ++i) {
             T rounded;  // as the model's own output is

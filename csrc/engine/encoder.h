@@ -39,20 +39,28 @@ struct Encode {
     std::function<void()> check_signals;  // as that of `Run`
 };
 
+// running_rows: how many rows each iteration computed; finite: whether all of `out` is.
+struct Encoded {
+    std::vector<int64_t> running_rows;
+    bool finite;
+};
+
 // Each sequence's result is what it has alone: tokens are of type 0, positions count from the
 // first. May run in several threads at once, as the engine.
 class Encoder {
   public:
     virtual ~Encoder() = default;
-    // Returns how many rows each iteration computed. As with the engine, binding's `check` comes
-    // first.
-    virtual std::vector<int64_t> run(const Encode& call) = 0;
+    // As with the engine, binding's `check` comes first.
+    virtual Encoded run(const Encode& call) = 0;
     virtual ScalarType dtype() const = 0;
     virtual int64_t width() const = 0;
     virtual int64_t vocabulary() const = 0;
     virtual int64_t max_tokens() const = 0;
     virtual bool has_pooler() const = 0;
     virtual size_t workspace_bytes() const = 0;
+    // Of the last run that had the encoder's own workspace: the engine's, and the products around
+    // its iterations.
+    virtual Seconds seconds() const = 0;
 };
 
 std::unique_ptr<Encoder> make_encoder(std::shared_ptr<Engine> engine, const Embeddings& embeddings);

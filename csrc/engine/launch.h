@@ -11,12 +11,13 @@
 
 namespace albert_act_fast::engine {
 
-// Rows a thread should have at least before another is worth waking.
-constexpr int64_t kGrain = 16;
+// Rows a thread should have at least before another is worth waking: where rows are read and
+// written, and where they are written to places that neighbours share.
+constexpr int64_t kGrain = 8, kSharedGrain = 16;
 
 template <class F>
-void for_rows(int64_t rows, const F& f) {
-    parallel_for(0, rows, kGrain, f);
+void for_rows(int64_t rows, const F& f, int64_t grain = kGrain) {
+    parallel_for(0, rows, grain, f);
 }
 
 // The live ones of the rows that the arguments cover.
@@ -87,9 +88,10 @@ cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offset
 
 template <class T>
 void launch(const cpu::WriteKeysValues<T>& args) {
-    for_rows(args.rows, [&](int64_t begin, int64_t end) {
-        cpu::kernels<T>().write_keys_values(args, begin, end);
-    });
+    for_rows(
+        args.rows,
+        [&](int64_t begin, int64_t end) { cpu::kernels<T>().write_keys_values(args, begin, end); },
+        kSharedGrain);
 }
 
 // Against the keys and values that are in the store.

@@ -210,6 +210,35 @@ def test_memory_right_behind_int32_ids_is_another_s():
             assert torch.equal(state, expected.n_updates)
 
 
+@every_kind
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_told(dtype, int8, pooling, poison):
+    model = random_model(8).to(dtype)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[7] = poison
+    encoder = encoder_of(model, int8=int8)
+    sequences = [torch.tensor([5, 3, 8]), torch.tensor([4, 2]), torch.tensor([1, 6])]
+    good = run(encoder, sequences, pooling)
+    assert good.finite
+    assert good.rows.isfinite().all()
+    for poisoned in range(3):
+        other = [s.clone() for s in sequences]
+        other[poisoned][-1] = 7
+        found = run(encoder, other, pooling)
+        assert not found.finite
+        assert not found.rows.isfinite().all()
+
+
+def test_the_products_around_the_iterations_are_products_too():
+    model = random_model(8)
+    encoder, sequences = encoder_of(model), ids_of(model, [9, 5])
+    run(encoder, sequences, "pooler")
+    parts, inside = encoder.seconds, encoder.engine.seconds
+    assert parts["products"] > inside["products"] > 0
+    assert (parts["attention"], parts["other"]) == (inside["attention"], inside["other"])
+
+
 def test_no_sequence():
     encoder = encoder_of(random_model(6))
     assert run(encoder, [], "mean").rows.shape == (0, 48)

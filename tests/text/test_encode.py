@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -266,16 +267,18 @@ class TestTextsThatFail:
 
     def test_memory_that_runs_out_halves_the_batch(self, encoder, monkeypatch):
         expected = encoder.encode(TEXTS)
-        compute = albert_act_fast.text.encoder.encode_packed
         sizes = []
 
-        def little_memory(model, batch, **kwargs):
+        def little_memory(compute, model, batch, **kwargs):
             sizes.append(len(batch.lengths))
             if len(batch.lengths) > 2 or 16 in batch.lengths:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
             return compute(model, batch, **kwargs)
 
-        monkeypatch.setattr(albert_act_fast.text.encoder, "encode_packed", little_memory)
+        for name in ("encode_packed", "row_packed"):  # of many texts, and of a string
+            compute = getattr(albert_act_fast.text.encoder, name)
+            limited = functools.partial(little_memory, compute)
+            monkeypatch.setattr(albert_act_fast.text.encoder, name, limited)
         found = encoder.encode(TEXTS, errors="collect")
         assert sizes[0] == 6
         (error,) = found.errors
@@ -290,7 +293,8 @@ class TestTextsThatFail:
         def broken(model, batch, **kwargs):
             raise RuntimeError("a defect")
 
-        monkeypatch.setattr(albert_act_fast.text.encoder, "encode_packed", broken)
+        for name in ("encode_packed", "row_packed"):
+            monkeypatch.setattr(albert_act_fast.text.encoder, name, broken)
         with pytest.raises(RuntimeError, match="a defect"):
             encoder.encode(TEXTS, errors="collect")
         with pytest.raises(RuntimeError, match="a defect"):
