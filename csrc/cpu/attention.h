@@ -9,69 +9,6 @@
 constexpr int64_t kKeyBlock = 256;                // keys between two rescalings
 constexpr int64_t kScoreStride = kKeyBlock + 16;  // rows not a power of 2 apart
 
-// A number as the store's element, and as many numbers as are left of a word as its word.
-inline float element_of(float x) {
-    return x;
-}
-inline double element_of(double x) {
-    return x;
-}
-inline float element_of(Half x) {
-    return load(x);
-}
-inline BFloat16 element_of(BFloat16 x) {
-    return x;
-}
-
-// One key into its column of a panel.
-template <class T, class Word>
-inline __attribute__((always_inline)) void write_column(const T* x, int64_t size, Word* column) {
-    for (int64_t i = 0; i < size; ++i) column[i * kPanel] = element_of(x[i]);
-}
-inline __attribute__((always_inline)) void write_column(const BFloat16* x, int64_t size,
-                                                        BFloat16Pair* column) {
-    for (int64_t i = 0; i < size / 2; ++i)
-        column[i * kPanel].bits = x[2 * i].bits | uint32_t(x[2 * i + 1].bits) << 16;
-    if (size % 2 != 0) column[size / 2 * kPanel].bits = x[size - 1].bits;
-}
-
-// One value into a row of words, or into a half of each; the other halves, which another worker may
-// be writing, are not touched.
-template <class T, class Element>
-inline __attribute__((always_inline)) void write_words(const T* x, int64_t size, Element* words) {
-#pragma omp simd
-    for (int64_t i = 0; i < size; ++i) words[i] = element_of(x[i]);
-}
-inline __attribute__((always_inline)) void write_words(const BFloat16* x, int64_t size,
-                                                       BFloat16* words) {
-    store_every_other(x, size, words);
-}
-
-template <class T>
-void write_keys_values(const WriteKeysValues<T>& args, int64_t begin, int64_t end) {
-    using Store = KeyValueStore<T>;
-    constexpr int64_t step = Store::kStep;
-    const Store& store = args.store;
-    // Head by head for a few neighbouring rows: the places they go to share cache lines.
-    for (int64_t first = begin; first < end; first += kPanel)
-        for (int64_t head = 0; head < store.heads; ++head)
-            for (int64_t r = first; r < end && r < first + kPanel; ++r) {
-                const int64_t token = args.token_index[r], b = args.sequence[token];
-                const int64_t key = token - store.key_offsets[b] + store.first_in_panel(b);
-                const int64_t column = head * store.head_size;
-                const T *k = args.keys.row(r) + column, *v = args.values.row(r) + column;
-                auto* keys = reinterpret_cast<typename Store::Word*>(store.keys(b, head));
-                write_column(k, store.head_size,
-                             keys + key / kPanel * store.key_words() * kPanel + key % kPanel);
-                auto* values = store.values(b, head) + key / step * kPanel * step + key % step;
-                for (int64_t c = 0; c < store.head_size;
-                     c += kPanel, values += store.value_stride(b)) {
-                    const int64_t left = store.head_size - c;
-                    write_words(v + c, left < kPanel ? left : kPanel, values);
-                }
-            }
-}
-
 // A vector of weights as the words they are multiplied as.
 template <class A>
 inline __attribute__((always_inline)) void store_weights(Vector<A> weights, A* words) {
@@ -79,13 +16,7 @@ inline __attribute__((always_inline)) void store_weights(Vector<A> weights, A* w
 }
 inline __attribute__((always_inline)) void store_weights(Vector<float> weights,
                                                          BFloat16Pair* words) {
-#if defined(AAF_DOT_INSTRUCTIONS)
-    // Takes what is below the smallest normal number for 0.
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
-                        (__m256i)_mm512_cvtneps_pbh((__m512)weights));
-#else
-    store_lanes(weights, reinterpret_cast<BFloat16*>(words));
-#endif
+    store_normal(weights, reinterpret_cast<BFloat16*>(words));
 }
 
 // The block's scores, not yet scaled, become weights relative to the highest score so far, 0 from

@@ -20,6 +20,8 @@ namespace AAF_NAMESPACE {
 
 #include "tiles.h"
 
+#include "key_value_store.h"
+
 #include "attention.h"
 
 #include "halting_step.h"

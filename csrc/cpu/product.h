@@ -32,6 +32,21 @@ struct Unscale<T, Int8Quad> {
     const float* row_scale;
 };
 
+// What activations are made of (activation.h).
+template <bool kRounded>
+struct Functions {
+    inline __attribute__((always_inline)) Vector<float> exp(Vector<float> x) const {
+        return exp_nonpositive<kRounded>(x);
+    }
+    inline __attribute__((always_inline)) Vector<float> magnitude(Vector<float> x) const {
+        return (Vector<float>)((Integers)x & 0x7FFFFFFF);
+    }
+    inline __attribute__((always_inline)) Vector<float> smaller(Vector<float> a,
+                                                                Vector<float> b) const {
+        return AAF_NAMESPACE::smaller(a, b);
+    }
+};
+
 // A panel's sums [rows, kPanel] of the rows from `first` on to results.
 template <Activation kActivation, class T, class Word, class Sum>
 void finish_sums(const Product<T, Word>& args, int64_t first, int64_t rows, int64_t panel,
@@ -44,15 +59,16 @@ void finish_sums(const Product<T, Word>& args, int64_t first, int64_t rows, int6
         const Vector<float> bias = load_vector(args.bias + column);
         for (int64_t r = 0; r < rows; ++r) {
             const Vector<float> linear = unscale(sums + r * kPanel + j, first + r) + bias;
-            const Vector<float> result = activate<rounded>(
-                kActivation, linear, [](Vector<float> x) __attribute__((always_inline)) {
-                    return exp_nonpositive<rounded>(x);
-                });
+            const Vector<float> result =
+                activate<rounded>(kActivation, linear, Functions<rounded>());
             T* to = args.out.row(first + r) + column;
-            if (left >= lanes)
-                store_lanes(result, to);
-            else
-                for (int64_t i = 0; i < left; ++i) store(result[i], to + i);
+            if (left >= lanes) {
+                store_normal(result, to);
+                continue;
+            }
+            float each[lanes];  // were they taken from `result`, that would always be in memory
+            store_vector<float>(result, each);
+            for (int64_t i = 0; i < left; ++i) store(each[i], to + i);
         }
     }
 }

@@ -82,6 +82,19 @@ inline __attribute__((always_inline)) void store_lanes(Vector<float> value, Half
     for (int i = 0; i < kLanes<float>; ++i) store(value[i], to + i);
 }
 
+// The same, of what bfloat16 products give and take: their instruction has 0 for what is below the
+// smallest normal number, and so has the one that rounds.
+template <class T>
+inline __attribute__((always_inline)) void store_normal(Vector<float> value, T* to) {
+    store_lanes(value, to);
+}
+#if defined(AAF_DOT_INSTRUCTIONS)
+inline __attribute__((always_inline)) void store_normal(Vector<float> value, BFloat16* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        (__m256i)_mm512_maskz_cvtneps_pbh(kAllFloats, (__m512)value));
+}
+#endif
+
 // What a loop over a row's elements is given: kLanes of them at a time, then one.
 template <class A>
 struct AllLanes {
@@ -124,6 +137,15 @@ inline __attribute__((always_inline)) Vector<float> larger(Vector<float> a, Vect
     return (Vector<float>)_mm512_maskz_max_ps(kAllFloats, (__m512)a, (__m512)b);
 }
 #endif
+
+// The smaller of two lanes; b where one of them is no number.
+inline __attribute__((always_inline)) Vector<float> smaller(Vector<float> a, Vector<float> b) {
+#if defined(AAF_AVX512)
+    return (Vector<float>)_mm512_maskz_min_ps(kAllFloats, (__m512)a, (__m512)b);
+#else
+    return a < b ? a : b;
+#endif
+}
 
 // x[i] to to[2 i], leaving what lies between.
 inline __attribute__((always_inline)) void store_every_other(const BFloat16* x, int64_t count,

@@ -1,5 +1,6 @@
-// The activations of the feed-forward block, for float or for a vector of floats alike. Each is
-// given `exp`, exact to a few units in the last place for arguments at most 0.
+// The activations of the feed-forward block, for a vector of floats. Each is given its functions:
+// exp, exact to a few units in the last place for arguments at most 0; magnitude; smaller, of two
+// vectors, the second one where a lane of either is NaN.
 #pragma once
 
 #include "activation_names.h"
@@ -35,41 +36,40 @@ AAF_INLINE V log_normal_tail(V x) {
 
 // x Phi(x) (Hendrycks & Gimpel, arXiv 1606.08415). By the tail of Phi, so that nothing cancels out
 // where x is negative; beyond 14 that is 0.
-template <bool kRounded, class V, class Exp>
-AAF_INLINE V gelu(V x, Exp exp) {
-    const V magnitude = x < 0 ? -x : x, end = V{} + 5.5f;
-    const V near = magnitude > 5.5f ? end : magnitude;
+template <bool kRounded, class V, class Functions>
+AAF_INLINE V gelu(V x, Functions f) {
+    const V magnitude = f.magnitude(x), near = f.smaller(V{} + 5.5f, magnitude);
     const V exponent = log_normal_tail<kRounded>(near) - 0.5f * magnitude * magnitude;
-    const V tail = magnitude > 14.0f ? V{} : exp(exponent);
+    const V tail = magnitude > 14.0f ? V{} : f.exp(exponent);
     return x * (x < 0 ? tail : 1.0f - tail);
 }
 
 // x / (1 + exp(-x)) without exp of a positive number.
-template <class V, class Exp>
-AAF_INLINE V times_sigmoid(V x, V of, Exp exp) {
-    const V one = V{} + 1.0f, decayed = exp(of < 0 ? of : -of);
+template <class V, class Functions>
+AAF_INLINE V times_sigmoid(V x, V of, Functions f) {
+    const V one = V{} + 1.0f, decayed = f.exp(-f.magnitude(of));
     const V numerator = of < 0 ? decayed : one;
     return x * (numerator / (1.0f + decayed));
 }
 
 // The same paper's approximation by tanh: 0.5 (1 + tanh(u)) = sigmoid(2 u).
-template <class V, class Exp>
-AAF_INLINE V gelu_tanh(V x, Exp exp) {
-    return times_sigmoid(x, 1.59576912160573071f * (x + 0.044715f * x * x * x), exp);
+template <class V, class Functions>
+AAF_INLINE V gelu_tanh(V x, Functions f) {
+    return times_sigmoid(x, 1.59576912160573071f * (x + 0.044715f * x * x * x), f);
 }
 
 // kRounded: the result is rounded to bfloat16.
-template <bool kRounded, class V, class Exp>
-AAF_INLINE V activate(Activation activation, V x, Exp exp) {
+template <bool kRounded, class V, class Functions>
+AAF_INLINE V activate(Activation activation, V x, Functions f) {
     switch (activation) {
         case Activation::gelu:
-            return gelu<kRounded>(x, exp);
+            return gelu<kRounded>(x, f);
         case Activation::gelu_tanh:
-            return gelu_tanh(x, exp);
+            return gelu_tanh(x, f);
         case Activation::relu:
             return x < 0 ? V{} : x;
         case Activation::silu:
-            return times_sigmoid(x, x, exp);
+            return times_sigmoid(x, x, f);
         default:
             return x;
     }
