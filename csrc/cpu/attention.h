@@ -19,26 +19,31 @@ inline __attribute__((always_inline)) void store_weights(Vector<float> weights,
     store_normal(weights, reinterpret_cast<BFloat16*>(words));
 }
 
-// The block's scores, not yet scaled, become weights relative to the highest score so far, 0 from
-// `count` up to whole panels. Returns what earlier sums are to be multiplied by; there are none at
-// first.
-//
-// Scores are subtracted before they are scaled: the difference of two numbers is never above 0
-// where the second is the larger. A scaled score is a product, which compilers contract with a
-// subtraction; of huge scores the highest one, rounded, may then lie far below itself, not rounded.
-template <bool kRounded, class A, class Word>
-inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t count, A scale,
-                                              bool first, A& highest, A& total) {
+// The highest of a row's scores in a block, which are not yet scaled and become -infinity from
+// `count` up to whole panels, and of those before. There are none before the first.
+template <class A>
+inline __attribute__((always_inline)) SoftmaxStep<A> look_for_highest(A* scores, int64_t count,
+                                                                      A scale, bool first,
+                                                                      A highest) {
     constexpr int lanes = kLanes<A>;
     const int64_t columns = panels_of(count) * kPanel;
     for (int64_t j = count; j < columns; ++j) scores[j] = -A(__builtin_inf());
     Vector<A> top = load_vector(scores);
     for (int64_t j = lanes; j < columns; j += lanes) top = larger(top, load_vector(scores + j));
-    const SoftmaxStep<A> step = softmax_step(
-        highest, largest_lane<A>(top), [first, scale](A x) __attribute__((always_inline)) {
-            return first ? A(0) : exp_nonpositive(Vector<A>{} + x * scale)[0];
-        });
-    highest = step.highest;
+    return softmax_step(highest, largest_lane<A>(top),
+                        [first, scale](A x) __attribute__((always_inline)) {
+                            return first ? A(0) : exp_nonpositive(Vector<A>{} + x * scale)[0];
+                        });
+}
+
+// Those scores become weights relative to the highest score so far. Returns their sum.
+//
+// Scores are subtracted before they are scaled: the difference of two numbers is never above 0
+// where the second is the larger. A scaled score is a product, which compilers contract with a
+// subtraction; of huge scores the highest one, rounded, may then lie far below itself, not rounded.
+template <bool kRounded, class A, class Word>
+inline __attribute__((always_inline)) Sums<A> weigh(const A* scores, Word* words, int64_t count,
+                                                    A scale, A highest) {
     const Vector<A> now = Vector<A>{} + highest;
     const auto weight = [&](int64_t j) __attribute__((always_inline)) {
         const Vector<A> weight = softmax_weight(
@@ -49,13 +54,12 @@ inline __attribute__((always_inline)) A weigh(A* scores, Word* words, int64_t co
         return weight;
     };
     Sums<A> even, odd;
-    for (int64_t j = 0; j < columns; j += 2 * even.kAllLanes) {
+    for (int64_t j = 0; j < panels_of(count) * kPanel; j += 2 * even.kAllLanes) {
         even.add(j, weight);
         odd.add(j + even.kAllLanes, weight);
     }
     even.add(odd);
-    total = total * step.rescale + even.total();
-    return step.rescale;
+    return even;
 }
 
 // Adds q . e, or (q + k) . e, with e the embedding of the distance from query to key, to the scores
@@ -132,13 +136,14 @@ void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, 
     const int64_t wide = store.value_panels() * kPanel, column = store.first_in_panel(b);
     const int64_t all_keys = store.key_offsets[b + 1] - store.key_offsets[b];
     const A scale = A(1) / A(__builtin_sqrt(double(size)));
-    A highest[AttentionScratch<T>::kRows], total[AttentionScratch<T>::kRows];
+    constexpr int64_t most = AttentionScratch<T>::kRows;
+    SoftmaxStep<A> steps[most];
+    Sums<A> sums[most];
+    A total[most];
     A* contexts = scratch.contexts.data;
     Word* weights = scratch.scores.words + (Scores<A, Word>::kSame ? column : 0);
 
     for (int64_t q = 0; q < count; ++q) {
-        highest[q] = -A(__builtin_inf());
-        total[q] = 0;
         const T* query = args.queries.row(first + q) + head * size;
         Word* words = scratch.queries.data + q * key_words;
         words[key_words - 1] = {};  // holds half a query's word where `size` is odd
@@ -155,18 +160,25 @@ void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, 
             scratch.multiply(count, scratch.queries.data, key_words,
                              key_panels + (from / kPanel + p) * key_words * kPanel, key_words,
                              scratch.scores.numbers + p * kPanel, kScoreStride, true);
+        // Of the keys of others in the panel nothing is read, and nothing depends on where in it
+        // the sequence's own begin. One step for all rows, then the next: each takes a row long
+        // from its first instruction to its last, in which the others' are computed.
+        A* const scores = scratch.scores.numbers + column;
         for (int64_t q = 0; q < count; ++q) {
-            // Of the keys of others in the panel nothing is read, and nothing depends on where in
-            // it the sequence's own begin.
-            A* scores = scratch.scores.numbers + q * kScoreStride + column;
-            Word* words = weights + q * kScoreStride / step;
             if (args.distance_embedding.data != nullptr)
                 add_relative(args, store, first + q, b, head, from, keys, scale,
-                             scratch.relative.data, scores);
-            const A rescale = weigh<__is_same(T, BFloat16)>(scores, words, keys, scale, from == 0,
-                                                            highest[q], total[q]);
+                             scratch.relative.data, scores + q * kScoreStride);
+            steps[q] = look_for_highest(scores + q * kScoreStride, keys, scale, from == 0,
+                                        from == 0 ? -A(__builtin_inf()) : steps[q].highest);
+        }
+        for (int64_t q = 0; q < count; ++q)
+            sums[q] = weigh<__is_same(T, BFloat16)>(scores + q * kScoreStride,
+                                                    weights + q * kScoreStride / step, keys, scale,
+                                                    steps[q].highest);
+        for (int64_t q = 0; q < count; ++q) {
+            total[q] = (from == 0 ? A(0) : total[q] * steps[q].rescale) + sums[q].total();
             if (from > 0)
-                for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= rescale;
+                for (int64_t i = 0; i < wide; ++i) contexts[q * wide + i] *= steps[q].rescale;
         }
         for (int64_t c = 0; c < store.value_panels(); ++c)
             scratch.multiply(
@@ -178,7 +190,7 @@ void attend_rows(const RaggedAttention<T>& args, const KeyValueStore<T>& store, 
         const A inverse = A(1) / total[q];
         T* out = args.out.row(first + q) + head * size;
         for_lanes<A>(size, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-            lanes.store(lanes.load(contexts + q * wide + i) * inverse, out + i);
+            lanes.store_normal(lanes.load(contexts + q * wide + i) * inverse, out + i);
         });
     }
 }

@@ -84,8 +84,8 @@ inline __attribute__((always_inline)) void store_lanes(Vector<float> value, Half
 
 // The same, of what bfloat16 products give and take: their instruction has 0 for what is below the
 // smallest normal number, and so has the one that rounds.
-template <class T>
-inline __attribute__((always_inline)) void store_normal(Vector<float> value, T* to) {
+template <class V, class T>
+inline __attribute__((always_inline)) void store_normal(V value, T* to) {
     store_lanes(value, to);
 }
 #if defined(AAF_DOT_INSTRUCTIONS)
@@ -106,6 +106,10 @@ struct AllLanes {
     static inline __attribute__((always_inline)) void store(Vector<A> value, T* to) {
         store_lanes(value, to);
     }
+    template <class T>
+    static inline __attribute__((always_inline)) void store_normal(Vector<A> value, T* to) {
+        AAF_NAMESPACE::store_normal(value, to);
+    }
 };
 template <class A>
 struct OneLane {
@@ -115,6 +119,10 @@ struct OneLane {
     }
     template <class T>
     static inline __attribute__((always_inline)) void store(A value, T* to) {
+        albert_act_fast::store(value, to);
+    }
+    template <class T>
+    static inline __attribute__((always_inline)) void store_normal(A value, T* to) {
         albert_act_fast::store(value, to);
     }
 };
