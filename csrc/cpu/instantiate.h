@@ -37,7 +37,7 @@ const Kernels<T>& kernels() {
                                        &ragged_attention<T>,
                                        &halting_step<T>,
                                        &finish_rows<T>,
-                                       &quantize<T>,
+                                       quantize_of<T>(),
                                        int8_product_of<T>(),
                                        product_of<T>() AAF_ROW_OPERATORS(AAF_MEMBER)};
 #undef AAF_MEMBER

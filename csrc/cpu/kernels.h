@@ -157,9 +157,10 @@ struct Kernels {
     void (*halting_step)(const HaltingStep<T>&);
     // By one worker after the others, where kAsking stayed 0.
     void (*finish_rows)(const HaltingStep<T>&);
+    // Null where the dtype has no products: the rows, and the kernels.
     void (*quantize)(const Quantize<T>&, int64_t begin, int64_t end);  // rows
     ProductKernel<T, Int8Quad> int8_product;
-    ProductKernel<T, typename WordOf<T>::type> product;  // null where the dtype has none
+    ProductKernel<T, typename WordOf<T>::type> product;
 #define AAF_MEMBER(Args, name) void (*name)(const Args<T>&, int64_t begin, int64_t end);  // rows
     AAF_ROW_OPERATORS(AAF_MEMBER)
 #undef AAF_MEMBER

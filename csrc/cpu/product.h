@@ -125,26 +125,39 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
     }
 }
 
+// The largest magnitude of a row; NaN where the row holds one, or an infinity. As integers
+// magnitudes have the order that they have as numbers, those two above all others.
+template <class Bits, Bits kMagnitude, Bits kInfinity, class T>
+inline __attribute__((always_inline)) Bits largest_bits(const T* x, int64_t count) {
+    Bits largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < count; ++i) {
+        const auto bits = Bits(bit_cast<Bits>(x[i]) & kMagnitude);
+        largest = bits > largest ? bits : largest;
+    }
+    return largest < kInfinity ? largest : kMagnitude;
+}
+inline float largest_magnitude(const float* x, int64_t count) {
+    return bit_cast<float>(largest_bits<int32_t, 0x7FFFFFFF, 0x7F800000>(x, count));
+}
+inline float largest_magnitude(const BFloat16* x, int64_t count) {
+    return load(BFloat16{uint16_t(largest_bits<int16_t, 0x7FFF, 0x7F80>(x, count))});
+}
+
 template <class T>
 void quantize(const Quantize<T>& args, int64_t begin, int64_t end) {
     const int64_t filled = (args.width + 3) / 4 * 4;
     for (int64_t r = begin; r < end; ++r) {
         const T* x = args.x.row(r);
         uint8_t* to = args.out.row(r);
-        float largest = 0, poison = 0;  // poison: NaN where the row holds one, or an infinity
-#pragma omp simd reduction(max : largest) reduction(+ : poison)
-        for (int64_t i = 0; i < args.width; ++i) {
-            const float value = float(load(x[i])), magnitude = value < 0 ? -value : value;
-            largest = magnitude > largest ? magnitude : largest;
-            poison += value * 0.0f;
-        }
+        const float largest = largest_magnitude(x, args.width);
         const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-        args.scale[r] = largest / 127.0f + poison;
+        args.scale[r] = largest / 127.0f;
         // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
+        constexpr float shift = 12582912.0f + float(kInt8Zero);
 #pragma omp simd
         for (int64_t i = 0; i < args.width; ++i)
-            to[i] = uint8_t(bit_cast<uint32_t>(float(load(x[i])) * inverse + 12582912.0f) +
-                            uint32_t(kInt8Zero));
+            to[i] = uint8_t(bit_cast<uint32_t>(float(load(x[i])) * inverse + shift));
         for (int64_t i = args.width; i < filled; ++i) to[i] = kInt8Zero;
     }
 }
@@ -163,5 +176,10 @@ constexpr ProductKernel<T, typename WordOf<T>::type> product_of() {
 template <class T>
 constexpr ProductKernel<T, Int8Quad> int8_product_of() {
     if constexpr (kHasProducts<T>) return &product<T, Int8Quad>;
+    return nullptr;
+}
+template <class T>
+constexpr auto quantize_of() -> void (*)(const Quantize<T>&, int64_t, int64_t) {
+    if constexpr (kHasProducts<T>) return &quantize<T>;
     return nullptr;
 }
