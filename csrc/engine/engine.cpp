@@ -211,16 +211,20 @@ Matrix<A> EngineOf<T, A>::project(const Matrix<T>& moved, int64_t moved_rows, in
     const int64_t count = std::min(moved_rows, kChunk), stride = keys_values_.kernel_stride();
     A* const memory =
         space.products.template of<A>(count * stride + rows * queries_.kernel_stride());
+    const Matrix<A> queries{memory + count * stride, queries_.kernel_stride()};
     for (int64_t first = 0; first < moved_rows; first += count) {
         const Matrix<A> keys{memory, stride};
         const int64_t these = std::min(count, moved_rows - first);
-        keys_values_.by_kernels(Matrix<T>{moved.row(first), moved.stride}, these, Activation::none,
-                                keys, space.quantized);
+        const int64_t running = std::clamp<int64_t>(rows - first, 0, these);
+        const PreparedRows prepared =
+            keys_values_.prepare(Matrix<T>{moved.row(first), moved.stride}, these, space.quantized);
+        keys_values_.multiply(prepared, these, Activation::none, keys);
         write(keys, first, these);
+        if (running == 0) continue;
+        queries_.multiply(prepared, running, Activation::none,
+                          Matrix<A>{queries.row(first), queries.stride});
+        watch.lap(space.seconds.products);
     }
-    const Matrix<A> queries{memory + count * stride, queries_.kernel_stride()};
-    queries_.by_kernels(moved, rows, Activation::none, queries, space.quantized);
-    watch.lap(space.seconds.products);
     return queries;
 }
 

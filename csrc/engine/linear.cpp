@@ -162,8 +162,10 @@ bool Linear<T>::is_by_kernels(int64_t rows) const {
 
 template <class T>
 template <class Out, class Words>
-void Linear<T>::multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
-                         int64_t rows, Activation activation, const Matrix<Out>& out) const {
+void Linear<T>::launch(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
+                       const PreparedRows& x, int64_t rows, Activation activation,
+                       const Matrix<Out>& out) const {
+    product.x = {static_cast<const Words*>(x.words), x.stride};
     product.rows = rows;
     product.depth = depth_;
     product.panels = static_cast<const Words*>(panels_.data());
@@ -175,48 +177,51 @@ void Linear<T>::multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<O
     parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { kernel(product, begin, end); });
 }
 
-// Rows are read in whole words: a copy with zeros where something is missing to that.
 template <class T>
-Matrix<T> Linear<T>::in_words(const Matrix<T>& x, int64_t rows, QuantizedRows& memory) const {
-    if (inputs_ % kWordInputs == 0) return x;
-    const int64_t stride = depth_ * kWordInputs;
-    const Matrix<T> words{memory.values.of<T>(rows * stride), stride};
-    parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) {
-            memcpy(words.row(r), x.row(r), size_t(inputs_) * sizeof(T));
-            memset(static_cast<void*>(words.row(r) + inputs_), 0,
-                   size_t(stride - inputs_) * sizeof(T));
-        }
-    });
-    return words;
-}
-
-template <class T>
-template <class In, class Out>
-void Linear<T>::by_kernels(const Matrix<In>& x, int64_t rows, Activation activation,
-                           const Matrix<Out>& out, QuantizedRows& quantized) const {
+template <class In>
+PreparedRows Linear<T>::prepare(const Matrix<In>& x, int64_t rows, QuantizedRows& memory) const {
     if (weights_ == Weights::int8) {
         const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
         const cpu::Quantize<In> quantize{{x.data, x.stride},
                                          inputs_,
-                                         {quantized.values.of<uint8_t>(rows * stride), stride},
-                                         quantized.scales.of<float>(rows)};
+                                         {memory.values.of<uint8_t>(rows * stride), stride},
+                                         memory.scales.of<float>(rows)};
         parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
             cpu::kernels<In>().quantize(quantize, begin, end);
         });
+        return {quantize.out.data, stride / 4, quantize.scale};
+    }
+    AAF_CHECK((std::is_same_v<In, T>), "engine: rows of ", text(kScalarType<In>),
+              " for a product of ", text(kScalarType<T>), ".");
+    if (inputs_ % kWordInputs == 0) return {x.data, x.stride / kWordInputs};
+    // Rows are read in whole words: a copy with zeros where something is missing to that.
+    const int64_t stride = depth_ * kWordInputs;
+    In* const words = memory.values.of<In>(rows * stride);
+    parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+            memcpy(words + r * stride, x.row(r), size_t(inputs_) * sizeof(In));
+            memset(static_cast<void*>(words + r * stride + inputs_), 0,
+                   size_t(stride - inputs_) * sizeof(In));
+        }
+    });
+    return {words, depth_};
+}
+
+template <class T>
+template <class Out>
+void Linear<T>::multiply(const PreparedRows& x, int64_t rows, Activation activation,
+                         const Matrix<Out>& out) const {
+    if (weights_ == Weights::int8) {
         cpu::Product<Out, cpu::Int8Quad> product;
-        product.x = {reinterpret_cast<const cpu::Int8Quad*>(quantize.out.data), stride / 4};
-        product.row_scale = quantize.scale;
+        product.row_scale = x.scales;
         product.column_scale = static_cast<const float*>(column_scale_.data());
         product.column_sum = static_cast<const int32_t*>(column_sum_.data());
-        multiply(product, cpu::kernels<Out>().int8_product, rows, activation, out);
-    } else if constexpr (std::is_same_v<In, T> && std::is_same_v<Out, T>) {
-        const Matrix<T> words = in_words(x, rows, quantized);
+        launch(product, cpu::kernels<Out>().int8_product, x, rows, activation, out);
+    } else if constexpr (std::is_same_v<Out, T>) {
         cpu::Product<T, Word> product;
-        product.x = {reinterpret_cast<const Word*>(words.data), words.stride / kWordInputs};
-        multiply(product, cpu::kernels<T>().product, rows, activation, out);
+        launch(product, cpu::kernels<T>().product, x, rows, activation, out);
     } else {
-        AAF_CHECK(false, "engine: a product of ", text(kScalarType<T>), " rows as ",
+        AAF_CHECK(false, "engine: a product of ", text(kScalarType<T>), " as ",
                   text(kScalarType<Out>), ".");
     }
 }
@@ -263,15 +268,16 @@ size_t Linear<T>::bytes() const {
     return panels_.bytes() + bias_.bytes() + column_scale_.bytes() + column_sum_.bytes() + copy;
 }
 
-#define AAF_INSTANTIATE(T)                                                                       \
-    template class Linear<T>;                                                                    \
-    template void Linear<T>::by_kernels(const Matrix<T>&, int64_t, Activation, const Matrix<T>&, \
-                                        QuantizedRows&) const;
+#define AAF_INSTANTIATE_ROWS(T, Rows)                                                             \
+    template PreparedRows Linear<T>::prepare(const Matrix<Rows>&, int64_t, QuantizedRows&) const; \
+    template void Linear<T>::multiply(const PreparedRows&, int64_t, Activation,                   \
+                                      const Matrix<Rows>&) const;
+#define AAF_INSTANTIATE(T)    \
+    template class Linear<T>; \
+    AAF_INSTANTIATE_ROWS(T, T)
 AAF_ENGINE_DTYPES(AAF_INSTANTIATE)
+AAF_INSTANTIATE_ROWS(float, BFloat16)
 #undef AAF_INSTANTIATE
-template void Linear<float>::by_kernels(const Matrix<float>&, int64_t, Activation,
-                                        const Matrix<BFloat16>&, QuantizedRows&) const;
-template void Linear<float>::by_kernels(const Matrix<BFloat16>&, int64_t, Activation,
-                                        const Matrix<float>&, QuantizedRows&) const;
+#undef AAF_INSTANTIATE_ROWS
 
 }  // namespace albert_act_fast::engine

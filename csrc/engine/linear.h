@@ -44,6 +44,13 @@ struct QuantizedRows {
     Buffer values, scales;
 };
 
+// Rows as products take them, for all products of the same input.
+struct PreparedRows {
+    const void* words = nullptr;
+    int64_t stride = 0;             // in words
+    const float* scales = nullptr;  // int8 only
+};
+
 template <class T>
 class Linear {
   public:
@@ -62,7 +69,16 @@ class Linear {
     // weights', in and out, only where these are int8.
     template <class In, class Out>
     void by_kernels(const Matrix<In>& x, int64_t rows, Activation activation,
-                    const Matrix<Out>& out, QuantizedRows& quantized) const;
+                    const Matrix<Out>& out, QuantizedRows& quantized) const {
+        multiply(prepare(x, rows, quantized), rows, activation, out);
+    }
+
+    // The two halves of it. What is prepared lies in `quantized` or where it was.
+    template <class In>
+    PreparedRows prepare(const Matrix<In>& x, int64_t rows, QuantizedRows& quantized) const;
+    template <class Out>
+    void multiply(const PreparedRows& x, int64_t rows, Activation activation,
+                  const Matrix<Out>& out) const;
 
     // The same by oneDNN, in memory of its own that `holder` keeps; x must have onednn_rows(rows)
     // rows, of `inputs` numbers without gaps between them.
@@ -80,9 +96,9 @@ class Linear {
     static constexpr int64_t kWordInputs = sizeof(Word) / sizeof(T);
 
     template <class Out, class Words>
-    void multiply(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
-                  int64_t rows, Activation activation, const Matrix<Out>& out) const;
-    Matrix<T> in_words(const Matrix<T>& x, int64_t rows, QuantizedRows& memory) const;
+    void launch(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
+                const PreparedRows& x, int64_t rows, Activation activation,
+                const Matrix<Out>& out) const;
     void pack(const std::vector<Parameters<T>>& layers);
     void pack_int8(const std::vector<Parameters<T>>& layers);
     void unpack(T* dense) const;
