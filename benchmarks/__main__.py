@@ -44,8 +44,9 @@ def list_selections() -> None:
     typer.echo("training: a training step")
     typer.echo("serve: the service under load, beside other servers")
     typer.echo("sentence: one sentence, from its string to its embedding")
-    typer.echo("corpus: from texts to embeddings: that, and any amount of texts beside others")
-    typer.echo("cpu: all of these but quick, gpu, serve, sentence and corpus")
+    typer.echo("corpus: from texts to embeddings, any amount of texts, beside others")
+    typer.echo("crowd: a stream of texts beside other programs")
+    typer.echo("cpu: all of these but quick, gpu, serve, corpus and crowd")
 
 
 @app.command()
@@ -105,7 +106,7 @@ def run(
             console.print(case_table(runner.run_training()))
         if selection == "serve" and case is None:
             console.print(apart_table("serve", runner.run_serve()))
-        if selection in ("sentence", "corpus") and case is None:
+        if selection in ("sentence", "cpu") and case is None:
             console.print(apart_table("sentence", runner.run_sentence()))
         if selection == "corpus" and case is None:
             console.print(apart_table("corpus", runner.run_corpus()))
