@@ -31,6 +31,10 @@ POOLINGS = ("mean", "cls", "pooler")
 _KEPT_RULES = 2
 
 
+def _tensor(values: Iterable[int]) -> Tensor:
+    return torch.from_numpy(np.array([*values], np.int64))  # half of torch.tensor's time
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """Ids of B sequences one after the other: int64 [T]; sequence b owns `offsets[b]` to
@@ -42,17 +46,11 @@ class PackedBatch:
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> PackedBatch:
-        def tensor(values: Iterable[int]) -> Tensor:
-            return torch.from_numpy(np.array([*values], np.int64))  # half of torch.tensor's time
-
-        if len(texts) == 1:  # without the iterators, which take as long as all of it
-            ids, types = texts[0].input_ids, texts[0].token_type_ids
-            return cls(tensor(ids), tensor(types) if any(types) else None, tensor((0, len(ids))))
         types = None
         if any(any(t.token_type_ids) for t in texts):
-            types = tensor(chain.from_iterable(t.token_type_ids for t in texts))
-        ids = tensor(chain.from_iterable(t.input_ids for t in texts))
-        return cls(ids, types, tensor(accumulate((len(t.input_ids) for t in texts), initial=0)))
+            types = _tensor(chain.from_iterable(t.token_type_ids for t in texts))
+        ids = _tensor(chain.from_iterable(t.input_ids for t in texts))
+        return cls(ids, types, _tensor(accumulate((len(t.input_ids) for t in texts), initial=0)))
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -109,9 +107,10 @@ def encode_packed(
     return PooledBatch(pooled.float().cpu().numpy(), n_updates, batch)
 
 
-def row_packed(frozen: FrozenModel, batch: PackedBatch, *, pooling: str) -> np.ndarray | None:
-    """The embedding [H] of a batch's one sequence under the model's own rule, by a native call;
-    None where it takes more than that, or is not finite."""
+def row_of(frozen: FrozenModel, input_ids: list[int], *, pooling: str) -> np.ndarray | None:
+    """The embedding [H] of one sequence of token type 0 under the model's own rule, by a native
+    call; None where it takes more than that, or is not finite."""
+    batch = PackedBatch(_tensor(input_ids), None, _tensor((0, len(input_ids))))
     with frozen.lock:
         native = frozen.native_for(batch, pooling)
         if native is None:

@@ -11,7 +11,7 @@ import torch
 
 from albert_act_fast.text import pipeline
 from albert_act_fast.text.base import WINDOW_TEXTS, FrozenEncoder, one_of
-from albert_act_fast.text.compute import POOLINGS, PackedBatch, encode_packed, row_packed
+from albert_act_fast.text.compute import POOLINGS, PackedBatch, encode_packed, row_of
 from albert_act_fast.text.errors import TextError
 from albert_act_fast.text.progress import ProgressBar
 from albert_act_fast.text.results import EncodeResult, TextCost, TextEmbedding
@@ -93,7 +93,7 @@ class TextEncoder(FrozenEncoder, TextTasks):
         if single and errors == "raise" and not (details or chunk or show_progress):
             others = (chunk_overlap, batch_tokens, batch_size, max_iterations, act_epsilon)
             if all(setting is None for setting in others):
-                row = self._encode_one(sentences, pooling, normalize, truncation)
+                row = self._encode_one(sentences, pooling, normalize)
                 if row is not None:
                     return torch.from_numpy(row) if output == "torch" else row
         texts = _list(sentences)
@@ -139,20 +139,18 @@ class TextEncoder(FrozenEncoder, TextTasks):
         embeddings = result().embeddings
         return embeddings[0] if single else embeddings
 
-    def _encode_one(
-        self, text: str, pooling: str | None, normalize: bool, truncation: bool
-    ) -> np.ndarray | None:
+    def _encode_one(self, text: str, pooling: str | None, normalize: bool) -> np.ndarray | None:
         """The embedding [H] of a text about which nothing is special; else None. Beside a text of
         some tokens the general way takes as long as a tenth of the model, mostly for memory that
         the model's weights have driven out of the caches."""
         pooling = self.pooling if pooling is None else pooling
         if pooling not in ("mean", "cls"):
             return None
-        (windows,) = self._tokenizer(0, (text,), TokenizeOptions(truncation=bool(truncation)))
-        if isinstance(windows, TextError):
+        ids = self._tokenizer.plain_ids(text)
+        if ids is None:
             return None
         try:
-            row = row_packed(self._frozen, PackedBatch.of(windows), pooling=pooling)
+            row = row_of(self._frozen, ids, pooling=pooling)
         except (MemoryError, RuntimeError) as error:
             if pipeline.is_out_of_memory(error):
                 return None

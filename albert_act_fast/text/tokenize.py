@@ -150,6 +150,15 @@ class TextTokenizer:
                 results[i] = self._windows(first + i, texts[i], *split, options)
         return results
 
+    def plain_ids(self, text: object) -> list[int] | None:
+        """Ids of a text that is one whole window, special tokens included; None of any other."""
+        if _refuse(0, text) is not None or len(text) > self.limit * _CHARACTERS_A_POSITION:
+            return None
+        ((ids, _),) = self._split([text], False)
+        if not 0 < len(ids) <= self._room or self._nothing_known.issuperset(ids):
+            return None
+        return [*self._before, *ids, *self._after]
+
     def _windows(
         self, index, text, ids, offsets, whole, options
     ) -> list[TokenizedText] | TextError:
