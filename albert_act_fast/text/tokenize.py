@@ -62,6 +62,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int):
         self.tokenizer = tokenizer
         self.limit = limit
+        self._most_characters = limit * _CHARACTERS_A_POSITION  # read at once
         self._lock = threading.Lock()
         self._backend = None
         if tokenizer.is_fast:
@@ -138,8 +139,7 @@ class TextTokenizer:
         """
         results: list = [_refuse(first + i, text) for i, text in enumerate(texts)]
         places = [i for i, error in enumerate(results) if error is None]
-        long = self.limit * _CHARACTERS_A_POSITION
-        short = [i for i in places if len(texts[i]) <= long]
+        short = [i for i in places if len(texts[i]) <= self._most_characters]
         for i, (ids, offsets) in zip(
             short, self._split([texts[i] for i in short], options.offsets), strict=True
         ):
@@ -152,16 +152,15 @@ class TextTokenizer:
 
     def plain_ids(self, text: object) -> list[int] | None:
         """Ids of a text that is one whole window, special tokens included; None of any other."""
-        if _refuse(0, text) is not None or len(text) > self.limit * _CHARACTERS_A_POSITION:
+        if _refuse(0, text) is not None or len(text) > self._most_characters:
             return None
         ((ids, _),) = self._split([text], False)
-        if not 0 < len(ids) <= self._room or self._nothing_known.issuperset(ids):
+        if len(ids) > self._room or self._says_nothing(0, text, ids) is not None:
             return None
-        return [*self._before, *ids, *self._after]
+        return self._with_special_tokens(ids)
 
-    def _windows(
-        self, index, text, ids, offsets, whole, options
-    ) -> list[TokenizedText] | TextError:
+    def _says_nothing(self, index: int, text: str, ids: list[int]) -> TextError | None:
+        """Why a text of these ids has no result; None where it has one."""
         if not ids:
             reason = f"got {shown(text)}, in which the tokenizer finds no token, expected a text"
             return TextError(index, text, "empty", reason)
@@ -171,6 +170,17 @@ class TextTokenizer:
                 "a text in its language"
             )
             return TextError(index, text, "unknown", reason)
+        return None
+
+    def _with_special_tokens(self, ids: list[int]) -> list[int]:
+        return [*self._before, *ids, *self._after]
+
+    def _windows(
+        self, index, text, ids, offsets, whole, options
+    ) -> list[TokenizedText] | TextError:
+        error = self._says_nothing(index, text, ids)
+        if error is not None:
+            return error
         starts = [0]
         if len(ids) > self._room:
             if options.chunk:
@@ -199,7 +209,7 @@ class TextTokenizer:
         return TokenizedText(
             index,
             text,
-            [*self._before, *own, *self._after],
+            self._with_special_tokens(own),
             [0] * (before + len(own) + after),
             offsets,
             len(own),
@@ -240,7 +250,7 @@ class TextTokenizer:
         needs_all = options.chunk or self.tokenizer.truncation_side == "left"
         ids: list[int] = []
         offsets: list[tuple[int, int]] | None = [] if options.offsets else None
-        length, start = self.limit * _CHARACTERS_A_POSITION, 0
+        length, start = self._most_characters, 0
         while start < len(text) and (needs_all or len(ids) <= self._room):
             found = _SPACE.search(text, start + length)
             end = len(text) if found is None else found.start()

@@ -62,16 +62,15 @@ template <class T>
 struct KeyLine {
     static constexpr int kKeys = kLanes<float>;
     const T *keys[kKeys] = {}, *values[kKeys] = {};  // null where there is none
-    int count = 0;
-    uint32_t places = 0;  // a bit for each that there is
+    uint32_t places = 0;                             // a bit for each that there is
 
     void add(const T* key, const T* value, int place) {
         keys[place] = key;
         values[place] = value;
         places |= uint32_t(1) << place;
-        ++count;
     }
     bool has(int place) const { return places >> place & 1; }
+    int count() const { return __builtin_popcount(places); }
 };
 
 // Lanes of two registers in turn: those of the lower halves, those of the upper ones.
@@ -102,9 +101,9 @@ inline __attribute__((always_inline)) bool write_block(const KeyLine<T>& line, i
                                                        Integers* to) {
     constexpr int lanes = kLanes<float>;
 #if defined(AAF_AVX512)
-    if (line.count < 3) return false;
+    if (line.count() < 3) return false;
 #else
-    if (line.count < lanes) return false;
+    if (line.count() < lanes) return false;
 #endif
     Integers x[lanes], y[lanes];
 #pragma GCC unroll 16
