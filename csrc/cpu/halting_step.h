@@ -14,8 +14,9 @@ inline __attribute__((always_inline)) void relax() {
 }
 
 template <class T>
-inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t live,
-                          const Arithmetic<T>* halting_weight, Arithmetic<T>* candidates) {
+inline void halting_block(const HaltingStep<T>& args, const Quantize<T>* bytes, int64_t block,
+                          int64_t live, const Arithmetic<T>* halting_weight,
+                          Arithmetic<T>* candidates) {
     using A = Arithmetic<T>;
     const int64_t begin = block * kHaltingBlock;
     const int64_t end = begin + kHaltingBlock < live ? begin + kHaltingBlock : live;
@@ -69,6 +70,8 @@ inline void halting_block(const HaltingStep<T>& args, int64_t block, int64_t liv
             lanes.store(row.weight * lanes.load(g + i) + (A(1) - row.weight) * lanes.load(h + i),
                         next + i);
         });
+        if constexpr (kHasProducts<T>)
+            if (bytes != nullptr) quantize(*bytes, to, to + 1);
         if (row.goes_on) {
             args.next_accumulated_probability[to] = row.accumulated;
         } else {
@@ -95,7 +98,7 @@ void finish_rows(const HaltingStep<T>& args) {
 }
 
 template <class T>
-void halting_step(const HaltingStep<T>& args) {
+void halting_step(const HaltingStep<T>& args, const Quantize<T>* bytes) {
     const int64_t live = args.query_offsets[args.sequences];
     const int64_t blocks = halting_blocks(live);
     Scratch<Arithmetic<T>> weight(args.width), candidates(kHaltingBlock * args.width);
@@ -104,6 +107,6 @@ void halting_step(const HaltingStep<T>& args) {
         const auto block =
             int64_t(__atomic_fetch_add(args.workspace + kTicket, 1, __ATOMIC_RELAXED));
         if (block >= blocks) return;
-        halting_block(args, block, live, weight.data, candidates.data);
+        halting_block(args, bytes, block, live, weight.data, candidates.data);
     }
 }

@@ -24,11 +24,11 @@ namespace AAF_NAMESPACE {
 
 #include "attention.h"
 
+#include "product.h"
+
 #include "halting_step.h"
 
 #include "checksum.h"
-
-#include "product.h"
 
 template <class T>
 const Kernels<T>& kernels() {

@@ -153,8 +153,9 @@ struct Kernels {
     // items: three numbers each, the sequence, its first query of at most kQueryBlock, the head
     void (*ragged_attention)(const RaggedAttention<T>&, const KeyValueStore<T>&,
                              const int64_t* items, int64_t begin, int64_t end);
-    // Takes blocks by ticket until none is left; to be called once by each worker.
-    void (*halting_step)(const HaltingStep<T>&);
+    // Takes blocks by ticket until none is left; to be called once by each worker. Where `bytes` is
+    // not null, its rows are next_hidden's, and each is quantised while it is in cache.
+    void (*halting_step)(const HaltingStep<T>&, const Quantize<T>* bytes);
     // By one worker after the others, where kAsking stayed 0.
     void (*finish_rows)(const HaltingStep<T>&);
     // Null where the dtype has no products: the rows, and the kernels.

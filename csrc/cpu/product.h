@@ -45,6 +45,10 @@ struct Functions {
                                                                 Vector<float> b) const {
         return AAF_NAMESPACE::smaller(a, b);
     }
+    inline __attribute__((always_inline)) Vector<float> larger(Vector<float> a,
+                                                               Vector<float> b) const {
+        return AAF_NAMESPACE::larger(a, b);
+    }
 };
 
 // A panel's sums [rows, kPanel] of the rows from `first` on to results.
@@ -53,21 +57,26 @@ void finish_sums(const Product<T, Word>& args, int64_t first, int64_t rows, int6
                  const Sum* sums) {
     constexpr int lanes = kLanes<float>;
     constexpr bool rounded = __is_same(T, BFloat16);
+    constexpr RoundedTo to_what = __is_same(Word, Int8Quad) ? RoundedTo::int8
+                                  : rounded                 ? RoundedTo::bfloat16
+                                                            : RoundedTo::float32;
     for (int64_t j = 0; j < kPanel; j += lanes) {
         const int64_t column = panel * kPanel + j, left = args.columns - column;
         const Unscale<T, Word> unscale(args, column);
         const Vector<float> bias = load_vector(args.bias + column);
-        for (int64_t r = 0; r < rows; ++r) {
+        const auto result = [&](int64_t r) {
             const Vector<float> linear = unscale(sums + r * kPanel + j, first + r) + bias;
-            const Vector<float> result =
-                activate<rounded>(kActivation, linear, Functions<rounded>());
-            T* to = args.out.row(first + r) + column;
-            if (left >= lanes) {
-                store_normal(result, to);
-                continue;
-            }
-            float each[lanes];  // were they taken from `result`, that would always be in memory
-            store_vector<float>(result, each);
+            return activate<to_what>(kActivation, linear, Functions<rounded>());
+        };
+        T* to = args.out.row(first) + column;
+        const int64_t stride = args.out.stride;
+        if (left >= lanes) {
+            for (int64_t r = 0; r < rows; ++r, to += stride) store_normal(result(r), to);
+            continue;
+        }
+        for (int64_t r = 0; r < rows; ++r, to += stride) {
+            float each[lanes];  // were they taken from the result, that would always be in memory
+            store_vector<float>(result(r), each);
             for (int64_t i = 0; i < left; ++i) store(each[i], to + i);
         }
     }
@@ -116,12 +125,14 @@ void product(const Product<T, Word>& args, int64_t begin, int64_t end) {
                 if (blocks >= Multiply::kManyBlocks)
                     for (int64_t line = 0; line < lines; ++line, ahead += 64)
                         __builtin_prefetch(ahead, 0, 2);
-                const int64_t r = count * block / blocks, stop = count * (block + 1) / blocks;
-                multiply(stop - r, args.x.row(first + r) + k, args.x.stride, words + k * kPanel,
-                         depth, sums + r * kPanel, kPanel, k == 0);
+                const int64_t r = count * block / blocks, rows = count * (block + 1) / blocks - r;
+                // Where nothing is added to them later, all blocks' sums share one place in cache.
+                auto* const these = block_depth >= args.depth ? sums : sums + r * kPanel;
+                multiply(rows, args.x.row(first + r) + k, args.x.stride, words + k * kPanel, depth,
+                         these, kPanel, k == 0);
+                if (k + depth == args.depth) finish(args, first + r, rows, panel, these);
             }
         }
-        finish(args, first, count, panel, sums);
     }
 }
 

@@ -21,9 +21,9 @@ struct Workspace {
     double products = 0;  // seconds
 
     size_t bytes() const {
-        size_t total = 0;
-        for (const auto* one : {&ids, &types, &positions, &embedded, &hidden, &states, &first,
-                                &pooled, &quantized.values, &quantized.scales})
+        size_t total = quantized.bytes();
+        for (const auto* one :
+             {&ids, &types, &positions, &embedded, &hidden, &states, &first, &pooled})
             total += one->bytes();
         return total;
     }

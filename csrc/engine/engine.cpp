@@ -57,12 +57,14 @@ struct Workspace {
     Buffer attended, products, halting;
     StoreMemory store;
     std::optional<Tensor> projected, queries, inner, output;  // of oneDNN's products
-    QuantizedRows quantized;
+    // Rows as products take them: those that an iteration or its feed-forward block begins with,
+    // and others.
+    QuantizedRows input, quantized;
     Seconds seconds;
 
     size_t bytes() const {
         size_t total = attended.bytes() + products.bytes() + halting.bytes() + store.bytes() +
-                       quantized.values.bytes() + quantized.scales.bytes();
+                       input.bytes() + quantized.bytes();
         for (const auto& one : running)
             total += one.hidden.bytes() + one.accumulated_probability.bytes() +
                      one.token_index.bytes() + one.query_offsets.bytes();
@@ -155,12 +157,12 @@ class EngineOf : public Engine {
     }
 
     // Projects keys and values of the rows that moved into the store, and queries of those that run
-    // on, which are the first of them.
-    Matrix<A> project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
-                      const int64_t* moved_index, const cpu::KeyValueStore<A>& store,
+    // on, which are the first of them. bytes: the same rows quantised, or null; so below.
+    Matrix<A> project(const Matrix<T>& moved, const cpu::Quantize<T>* bytes, int64_t moved_rows,
+                      int64_t rows, const int64_t* moved_index, const cpu::KeyValueStore<A>& store,
                       Workspace<T>& space, Stopwatch& watch) const;
-    Matrix<T> feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
-                           Stopwatch& watch) const;
+    Matrix<T> feed_forward(const Matrix<T>& input, const cpu::Quantize<T>* bytes, int64_t rows,
+                           Workspace<T>& space, Stopwatch& watch) const;
 
     // By whichever takes so many rows: kernels write to `memory`, oneDNN to what `holder` keeps.
     template <class In>
@@ -187,9 +189,10 @@ class EngineOf : public Engine {
 };
 
 template <class T, class A>
-Matrix<A> EngineOf<T, A>::project(const Matrix<T>& moved, int64_t moved_rows, int64_t rows,
-                                  const int64_t* moved_index, const cpu::KeyValueStore<A>& store,
-                                  Workspace<T>& space, Stopwatch& watch) const {
+Matrix<A> EngineOf<T, A>::project(const Matrix<T>& moved, const cpu::Quantize<T>* bytes,
+                                  int64_t moved_rows, int64_t rows, const int64_t* moved_index,
+                                  const cpu::KeyValueStore<A>& store, Workspace<T>& space,
+                                  Stopwatch& watch) const {
     const auto write = [&](const Matrix<A>& keys, int64_t first, int64_t count) {
         watch.lap(space.seconds.products);
         cpu::WriteKeysValues<A> args;
@@ -212,16 +215,17 @@ Matrix<A> EngineOf<T, A>::project(const Matrix<T>& moved, int64_t moved_rows, in
     A* const memory =
         space.products.template of<A>(count * stride + rows * queries_.kernel_stride());
     const Matrix<A> queries{memory + count * stride, queries_.kernel_stride()};
+    const PreparedRows all = bytes != nullptr
+                                 ? PreparedRows::of(*bytes)
+                                 : keys_values_.prepare(moved, moved_rows, space.input);
     for (int64_t first = 0; first < moved_rows; first += count) {
         const Matrix<A> keys{memory, stride};
         const int64_t these = std::min(count, moved_rows - first);
         const int64_t running = std::clamp<int64_t>(rows - first, 0, these);
-        const PreparedRows prepared =
-            keys_values_.prepare(Matrix<T>{moved.row(first), moved.stride}, these, space.quantized);
-        keys_values_.multiply(prepared, these, Activation::none, keys);
+        keys_values_.multiply(all.from(first), these, Activation::none, keys);
         write(keys, first, these);
         if (running == 0) continue;
-        queries_.multiply(prepared, running, Activation::none,
+        queries_.multiply(all.from(first), running, Activation::none,
                           Matrix<A>{queries.row(first), queries.stride});
         watch.lap(space.seconds.products);
     }
@@ -229,8 +233,8 @@ Matrix<A> EngineOf<T, A>::project(const Matrix<T>& moved, int64_t moved_rows, in
 }
 
 template <class T, class A>
-Matrix<T> EngineOf<T, A>::feed_forward(const Matrix<T>& input, int64_t rows, Workspace<T>& space,
-                                       Stopwatch& watch) const {
+Matrix<T> EngineOf<T, A>::feed_forward(const Matrix<T>& input, const cpu::Quantize<T>* bytes,
+                                       int64_t rows, Workspace<T>& space, Stopwatch& watch) const {
     const int64_t stride = ffn_output_.kernel_stride();
     const bool by_kernels = ffn_.is_by_kernels(rows) && ffn_output_.is_by_kernels(rows);
     // An inner layer of oneDNN's reads as many rows as that rounds up to.
@@ -248,10 +252,11 @@ Matrix<T> EngineOf<T, A>::feed_forward(const Matrix<T>& input, int64_t rows, Wor
         }
     const Matrix<T> out{memory, stride};
     const Matrix<A> inner{reinterpret_cast<A*>(inner_memory), ffn_.kernel_stride()};
+    const PreparedRows all =
+        bytes != nullptr ? PreparedRows::of(*bytes) : ffn_.prepare(input, rows, space.input);
     for (int64_t first = 0; first < rows; first += inner_rows) {
         const int64_t count = std::min(inner_rows, rows - first);
-        ffn_.by_kernels(Matrix<T>{input.row(first), input.stride}, count, activation_, inner,
-                        space.quantized);
+        ffn_.multiply(all.from(first), count, activation_, inner);
         ffn_output_.by_kernels(inner, count, Activation::none, Matrix<T>{out.row(first), stride},
                                space.quantized);
         watch.lap(space.seconds.products);
@@ -283,12 +288,16 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
                    set.token_index.template of<int64_t>(tokens),
                    set.query_offsets.template of<int64_t>(sequences + 1)};
     }
-    memcpy(sets[0].hidden.data, data_of<const T>(run.hidden), size_t(tokens * width_) * sizeof(T));
     for (int64_t t = 0; t < tokens; ++t) {
         sets[0].accumulated_probability[t] = 0;
         sets[0].token_index[t] = t;
     }
     memcpy(sets[0].query_offsets, key_offsets, size_t(sequences + 1) * sizeof(int64_t));
+    Now first = sets[0];
+    if (keys_values_.is_by_kernels(tokens))
+        first.hidden.data = data_of<T>(run.hidden);  // which nothing writes to
+    else  // oneDNN's products read more rows than there are
+        memcpy(first.hidden.data, data_of<T>(run.hidden), size_t(tokens * width_) * sizeof(T));
 
     RaggedAttention<A> attention;
     attention.positions = data_of<const int64_t>(run.positions);
@@ -322,13 +331,22 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
 
     EarlyEnds<T> early_ends;
     std::vector<int64_t> running_rows;
+    // Of int8 what rounds rows to what products read, else null.
+    cpu::Quantize<T> quantize;
+    const auto in_bytes = [&](const Matrix<T>& x) -> const cpu::Quantize<T>* {
+        if (!queries_.is_int8()) return nullptr;
+        quantize = queries_.quantizing(x, tokens, space.input);
+        return &quantize;
+    };
+    if (const auto* bytes = in_bytes(first.hidden)) launch(*bytes, tokens);
     int64_t rows = tokens, moved_rows = tokens;
     watch.lap(space.seconds.other);
     for (int64_t iteration = 1; rows > 0; ++iteration) {
         running_rows.push_back(rows);
-        const Now &now = sets[(iteration - 1) % 2], &next = sets[iteration % 2];
-        const Matrix<A> queries =
-            project(now.hidden, moved_rows, rows, now.token_index, store, space, watch);
+        const Now& now = iteration == 1 ? first : sets[(iteration - 1) % 2];
+        const Now& next = sets[iteration % 2];
+        const Matrix<A> queries = project(now.hidden, in_bytes(now.hidden), moved_rows, rows,
+                                          now.token_index, store, space, watch);
         attention.queries = {queries.data, queries.stride};
         attention.query_offsets = now.query_offsets;
         attention.token_index = now.token_index;
@@ -343,10 +361,10 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
         add.x = {dense.data, dense.stride};
         add.residual = {now.hidden.data, now.hidden.stride};
         add.rows = rows;
-        launch(add);
+        launch(add, in_bytes(ffn_input));
         watch.lap(space.seconds.other);
 
-        const Matrix<T> output = feed_forward(ffn_input, rows, space, watch);
+        const Matrix<T> output = feed_forward(ffn_input, in_bytes(ffn_input), rows, space, watch);
         watch.lap(space.seconds.products);
         halting.ffn_output = {output.data, output.stride};
         halting.hidden = {now.hidden.data, now.hidden.stride};
@@ -360,7 +378,7 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
         halting.next_accumulated_probability = next.accumulated_probability;
         halting.next_token_index = next.token_index;
         halting.next_query_offsets = next.query_offsets;
-        launch(halting);
+        launch(halting, halting.last ? nullptr : in_bytes(next.hidden));
         Sharing::computed(rows);
         moved_rows = rows;
         rows = next.query_offsets[sequences];

@@ -35,6 +35,27 @@ int64_t live_rows(const Args& args) {
 AAF_ROW_OPERATORS(AAF_LAUNCH)
 #undef AAF_LAUNCH
 
+// Rows to bytes.
+template <class T>
+void launch(const cpu::Quantize<T>& args, int64_t rows) {
+    for_rows(
+        rows, [&](int64_t begin, int64_t end) { cpu::kernels<T>().quantize(args, begin, end); },
+        kSharedGrain);
+}
+
+// The sums, and those in bytes where `bytes` is not null, a few rows at a time: they are in cache.
+template <class T>
+void launch(const AddLayerNorm<T>& args, const cpu::Quantize<T>* bytes) {
+    if (bytes == nullptr) return launch(args);
+    for_rows(args.rows, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r += kGrain) {
+            const int64_t stop = std::min(end, r + kGrain);
+            cpu::kernels<T>().add_layer_norm(args, r, stop);
+            cpu::kernels<T>().quantize(*bytes, r, stop);
+        }
+    });
+}
+
 inline void launch(const ScatterRows& args) {
     for (int table = 0; table < args.tables; ++table)
         for_rows(live_rows(args), [&](int64_t begin, int64_t end) {
@@ -82,7 +103,13 @@ cpu::KeyValueStore<T> empty_store(StoreMemory& memory, const int64_t* key_offset
     store.head_size = head_size;
     const int64_t elements = panels * heads * store.panel_elements();
     store.data = memory.panels.of<typename Store::Element>(elements);
-    memset(static_cast<void*>(store.data), 0, size_t(elements) * sizeof(typename Store::Element));
+    for_rows(
+        elements,
+        [&](int64_t begin, int64_t end) {
+            memset(static_cast<void*>(store.data + begin), 0,
+                   size_t(end - begin) * sizeof(typename Store::Element));
+        },
+        int64_t(1) << 16);
     return store;
 }
 
@@ -108,9 +135,10 @@ void launch(const RaggedAttention<T>& args, const cpu::KeyValueStore<T>& store) 
     });
 }
 
-// Whatever the workspace holds: what is used of it is zeros before and after.
+// Whatever the workspace holds: what is used of it is zeros before and after. bytes: as the
+// kernel's.
 template <class T>
-void launch(const HaltingStep<T>& args) {
+void launch(const HaltingStep<T>& args, const cpu::Quantize<T>* bytes = nullptr) {
     const int64_t blocks = cpu::halting_blocks(args.query_offsets[args.sequences]);
     if (blocks == 0) {
         std::fill_n(args.next_query_offsets, args.sequences + 1, 0);
@@ -119,7 +147,8 @@ void launch(const HaltingStep<T>& args) {
     const auto clear = [&] { std::fill_n(args.workspace, kHaltingWorkspaceHeader + blocks, 0); };
     clear();
     const int64_t workers = std::min<int64_t>(blocks, int64_t(torch::stable::get_num_threads()));
-    parallel_for(0, workers, 1, [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args); });
+    parallel_for(0, workers, 1,
+                 [&](int64_t, int64_t) { cpu::kernels<T>().halting_step(args, bytes); });
     if (args.workspace[cpu::kAsking] == 0) cpu::kernels<T>().finish_rows(args);
     clear();
 }

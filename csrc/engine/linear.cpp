@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "../common/check.h"
-#include "threads.h"
+#include "launch.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -157,7 +157,7 @@ void Linear<T>::pack_int8(const std::vector<Parameters<T>>& layers) {
 
 template <class T>
 bool Linear<T>::is_by_kernels(int64_t rows) const {
-    return weights_ == Weights::int8 || !onednn_ || rows <= kernel_rows(kScalarType<T>);
+    return is_int8() || !onednn_ || rows <= kernel_rows(kScalarType<T>);
 }
 
 template <class T>
@@ -165,7 +165,7 @@ template <class Out, class Words>
 void Linear<T>::launch(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out, Words> kernel,
                        const PreparedRows& x, int64_t rows, Activation activation,
                        const Matrix<Out>& out) const {
-    product.x = {static_cast<const Words*>(x.words), x.stride};
+    product.x = {reinterpret_cast<const Words*>(x.data), x.row_bytes / int64_t(sizeof(Words))};
     product.rows = rows;
     product.depth = depth_;
     product.panels = static_cast<const Words*>(panels_.data());
@@ -179,21 +179,27 @@ void Linear<T>::launch(cpu::Product<Out, Words>& product, cpu::ProductKernel<Out
 
 template <class T>
 template <class In>
+cpu::Quantize<In> Linear<T>::quantizing(const Matrix<In>& x, int64_t rows,
+                                        QuantizedRows& memory) const {
+    const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
+    return {{x.data, x.stride},
+            inputs_,
+            {memory.values.of<uint8_t>(rows * stride), stride},
+            memory.scales.of<float>(rows)};
+}
+
+template <class T>
+template <class In>
 PreparedRows Linear<T>::prepare(const Matrix<In>& x, int64_t rows, QuantizedRows& memory) const {
-    if (weights_ == Weights::int8) {
-        const int64_t stride = (inputs_ + 63) / 64 * 64 + 64;
-        const cpu::Quantize<In> quantize{{x.data, x.stride},
-                                         inputs_,
-                                         {memory.values.of<uint8_t>(rows * stride), stride},
-                                         memory.scales.of<float>(rows)};
-        parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
-            cpu::kernels<In>().quantize(quantize, begin, end);
-        });
-        return {quantize.out.data, stride / 4, quantize.scale};
+    if (is_int8()) {
+        const cpu::Quantize<In> made = quantizing(x, rows, memory);
+        engine::launch(made, rows);
+        return PreparedRows::of(made);
     }
     AAF_CHECK((std::is_same_v<In, T>), "engine: rows of ", text(kScalarType<In>),
               " for a product of ", text(kScalarType<T>), ".");
-    if (inputs_ % kWordInputs == 0) return {x.data, x.stride / kWordInputs};
+    if (inputs_ % kWordInputs == 0)
+        return {reinterpret_cast<const char*>(x.data), x.stride * int64_t(sizeof(In))};
     // Rows are read in whole words: a copy with zeros where something is missing to that.
     const int64_t stride = depth_ * kWordInputs;
     In* const words = memory.values.of<In>(rows * stride);
@@ -204,14 +210,14 @@ PreparedRows Linear<T>::prepare(const Matrix<In>& x, int64_t rows, QuantizedRows
                    size_t(stride - inputs_) * sizeof(In));
         }
     });
-    return {words, depth_};
+    return {reinterpret_cast<const char*>(words), stride * int64_t(sizeof(In))};
 }
 
 template <class T>
 template <class Out>
 void Linear<T>::multiply(const PreparedRows& x, int64_t rows, Activation activation,
                          const Matrix<Out>& out) const {
-    if (weights_ == Weights::int8) {
+    if (is_int8()) {
         cpu::Product<Out, cpu::Int8Quad> product;
         product.row_scale = x.scales;
         product.column_scale = static_cast<const float*>(column_scale_.data());
@@ -269,6 +275,8 @@ size_t Linear<T>::bytes() const {
 }
 
 #define AAF_INSTANTIATE_ROWS(T, Rows)                                                             \
+    template cpu::Quantize<Rows> Linear<T>::quantizing(const Matrix<Rows>&, int64_t,              \
+                                                       QuantizedRows&) const;                     \
     template PreparedRows Linear<T>::prepare(const Matrix<Rows>&, int64_t, QuantizedRows&) const; \
     template void Linear<T>::multiply(const PreparedRows&, int64_t, Activation,                   \
                                       const Matrix<Rows>&) const;

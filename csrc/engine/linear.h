@@ -42,13 +42,23 @@ int64_t onednn_rows(int64_t rows, ScalarType dtype);
 // are no whole number of words, filled up.
 struct QuantizedRows {
     Buffer values, scales;
+
+    size_t bytes() const { return values.bytes() + scales.bytes(); }
 };
 
 // Rows as products take them, for all products of the same input.
 struct PreparedRows {
-    const void* words = nullptr;
-    int64_t stride = 0;             // in words
+    const char* data = nullptr;
+    int64_t row_bytes = 0;
     const float* scales = nullptr;  // int8 only
+
+    template <class In>
+    static PreparedRows of(const cpu::Quantize<In>& made) {
+        return {reinterpret_cast<const char*>(made.out.data), made.out.stride, made.scale};
+    }
+    PreparedRows from(int64_t row) const {
+        return {data + row * row_bytes, row_bytes, scales == nullptr ? nullptr : scales + row};
+    }
 };
 
 template <class T>
@@ -73,7 +83,12 @@ class Linear {
         multiply(prepare(x, rows, quantized), rows, activation, out);
     }
 
-    // The two halves of it. What is prepared lies in `quantized` or where it was.
+    // The two halves of it. What is prepared lies in `quantized` or where it was. Of int8 the first
+    // half is quantising, `prepare` by itself or whoever computes the rows by what `quantizing`
+    // says.
+    bool is_int8() const { return weights_ == Weights::int8; }
+    template <class In>
+    cpu::Quantize<In> quantizing(const Matrix<In>& x, int64_t rows, QuantizedRows& quantized) const;
     template <class In>
     PreparedRows prepare(const Matrix<In>& x, int64_t rows, QuantizedRows& quantized) const;
     template <class Out>

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.models import mask_of, random_batch, random_lengths, random_model
 from torch import nn
+from transformers.activations import ACT2FN
 
 from albert_act_fast import native
 
@@ -86,6 +87,38 @@ def test_the_rounding_is_that_of_rows_and_outputs(hidden_act, intermediate_size)
     else:
         # A value halfway between two integers may be rounded either way.
         assert rms(result - expected) < 0.1 * rms(expected - exact)
+
+
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
+@torch.no_grad()
+def test_activations_are_far_nearer_than_a_step_of_their_row(hidden_act):
+    """All of the inner layer's numbers are activation(x), so that rounding them to bytes loses
+    nothing, and one of them is added to one of a row's; the rest of the layer adds nothing."""
+    model, batch = models_and_batch(num_hidden_layers=1, hidden_act=hidden_act)
+    layer = model.encoder.albert_layer
+    for linear in (layer.attention.dense, layer.ffn, layer.ffn_output):
+        linear.weight.zero_()
+        linear.bias.zero_()
+    layer.ffn_output.weight[0, 0] = 1
+    layer.act.dense.weight.zero_()
+    layer.act.dense.bias.fill_(20)
+    activation = ACT2FN[hidden_act]
+    for x in [*torch.linspace(-9, 9, 91).tolist(), -4.24, -4.26, -1e30, 100.0]:
+        layer.ffn.bias.fill_(x)
+        x = torch.tensor(x, dtype=torch.float64)
+        result = model.quantize("int8")(**batch).last_hidden_state[..., 0].double()
+        near = max(5e-5, 1.3e-5 * activation(x).item())
+        if BFLOAT16_ATTENTION:
+            near += abs(activation(x).item()) / 2**8
+        exact = copy.deepcopy(model).quantize(None).double()
+        between = []
+        for error in (-near, near):
+            exact.encoder.albert_layer.ffn_output.bias[0] = error
+            between.append(exact(**batch, implementation="reference").last_hidden_state[..., 0])
+        least, most = torch.stack(between).sort(0).values
+        rounded = 1e-6 * (1 + result.abs())  # in float32, beside the activation
+        assert torch.all(result >= least - rounded), (x, (least - result).max())
+        assert torch.all(result <= most + rounded), (x, (result - most).max())
 
 
 @torch.no_grad()

@@ -251,14 +251,14 @@ every_instruction_set = pytest.mark.parametrize(
 
 _INT8 = """
 import pytest
-chosen = "that_of_rows_and_outputs or largest_numbers"
+chosen = "that_of_rows_and_outputs or nearer_than_a_step or largest_numbers"
 pytest.main(["-q", "-p", "no:cacheprovider", "tests/native/test_int8.py", "-k", chosen])
 """
 
 
 @every_instruction_set
 def test_every_instruction_set(name, pytestconfig):
-    assert "9 passed" in run_under(name, _UNDER + _INT8, pytestconfig)
+    assert "11 passed" in run_under(name, _UNDER + _INT8, pytestconfig)
 
 
 @every_instruction_set
