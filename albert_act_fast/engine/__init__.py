@@ -9,6 +9,8 @@ a module with
 
 and, where it can do more than iterate,
 
+    maps(call)                                whether `iterate` takes embeddings, before their
+                                              mapping
     why_not_encode(call)                      None where `encode` can compute the call
     encode(call, inputs, limits)              a padded batch, values not yet checked, in;
                                               `EncoderResult` out

@@ -61,12 +61,22 @@ def why_not(call: Call) -> str | None:
     return None
 
 
+def maps(call: Call) -> bool:
+    """Whether `iterate` takes embeddings and computes their mapping itself."""
+    mapping = call.encoder.embedding_hidden_mapping_in
+    return (
+        call.inspection.why_not_read(_MAPPING) is None
+        and mapping.weight.dtype == mapping.bias.dtype == call.layer_weights.query[0].dtype
+    )
+
+
 def iterate(
     call: Call, hidden: Tensor, tokens: PackedTokens, limits: HaltingLimits
 ) -> PackedResult:
-    """As `loop.iterate`, in one native call."""
-    engine = native_engine(call.layer, call.layer_weights, call.int8)
-    out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    """As `loop.iterate`, in one native call; hidden: embeddings [T, E] where `maps`."""
+    mapping = _mapping(call) if maps(call) else None
+    engine = native_engine(call.layer, call.layer_weights, call.int8, mapping)
+    out = hidden.new_empty(hidden.size(0), engine.width)
     n_updates = hidden.new_empty(hidden.size(0), dtype=torch.float32)
     remainders = torch.empty_like(n_updates)
     rows = engine.run(
@@ -81,15 +91,23 @@ def iterate(
     return PackedResult(out, n_updates, remainders, rows)
 
 
-def native_engine(layer: nn.Module, weights: LayerWeights, int8: bool = False) -> NativeEngine:
-    """The engine with the layer's weights, rounded to int8 where asked: made anew when anything
-    that it is made from has changed, in whatever way."""
+def native_engine(
+    layer: nn.Module,
+    weights: LayerWeights,
+    int8: bool = False,
+    mapping: WeightAndBias | None = None,
+) -> NativeEngine:
+    """The engine with the layer's weights, rounded to int8 where asked, and the mapping's where it
+    is to come first: made anew when anything that it is made from has changed, in whatever way."""
     made = _engines.get(layer)
-    if made is None or made.fingerprint != _fingerprint(weights, int8):
+    if made is None or made.fingerprint != _fingerprint(weights, int8, mapping):
         # Of a copy: other threads may be changing the weights, and what the engine is packed from
         # has to be what its fingerprint was taken of.
-        copy = weights.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
-        made = _engines[layer] = LayerEngine(make_engine(copy, int8), _fingerprint(copy, int8))
+        copy = weights.map(_copy)
+        mapping = None if mapping is None else (_copy(mapping[0]), _copy(mapping[1]))
+        made = _engines[layer] = LayerEngine(
+            make_engine(copy, int8, mapping), _fingerprint(copy, int8, mapping)
+        )
     return made.engine
 
 
@@ -105,11 +123,20 @@ def release(layer: nn.Module) -> None:
     _engines.pop(layer, None)
 
 
-def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _mapping(call: Call) -> WeightAndBias:
+    mapping = call.encoder.embedding_hidden_mapping_in
+    return mapping.weight.detach(), mapping.bias.detach()
+
+
+def _fingerprint(weights: LayerWeights, int8: bool, mapping: WeightAndBias | None) -> tuple:
     """Changes whenever something that packing reads does. Address and version counter would miss
     changes through `.data`; reading all weights costs a small part of one iteration, which reads
     them all too."""
-    tensors = weights.tensors().values()
+    tensors = [*weights.tensors().values(), *(mapping or ())]
     checksums = ops.implementation_of("checksum", "cpp")([t.contiguous() for t in tensors])
     return (
         int8,
@@ -120,11 +147,15 @@ def _fingerprint(weights: LayerWeights, int8: bool) -> tuple:
 
 
 def make_engine(
-    weights: LayerWeights, int8: bool, *, batch_invariant: bool = False
+    weights: LayerWeights,
+    int8: bool,
+    mapping: WeightAndBias | None,
+    *,
+    batch_invariant: bool = False,
 ) -> NativeEngine:
     """batch_invariant: all products are to be the engine's own, whether they are as fast or not."""
     onednn = not batch_invariant and _has_onednn(weights.query[0].dtype)
-    return NativeEngine(weights, int8=int8, onednn=onednn)
+    return NativeEngine(weights, mapping=mapping, int8=int8, onednn=onednn)
 
 
 def why_not_batch_invariant(products: str) -> str | None:
@@ -167,11 +198,9 @@ def make_encoder(
         call: one that `why_not_encode` has nothing against.
         batch_invariant: as in `make_engine`.
     """
-    mapping = call.encoder.embedding_hidden_mapping_in
     return NativeEncoder(
-        make_engine(call.layer_weights, call.int8, batch_invariant=batch_invariant),
+        make_engine(call.layer_weights, call.int8, _mapping(call), batch_invariant=batch_invariant),
         embedding_weights(call.embeddings),
-        (mapping.weight.detach(), mapping.bias.detach()),
         pooler,
         max_tokens,
     )

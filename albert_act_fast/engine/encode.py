@@ -34,9 +34,13 @@ def encode(call: Call, engine, shaped: ShapedInputs, limits: HaltingLimits) -> E
         rows = _call_embeddings(call.embeddings, inputs, tokens)
     else:
         rows = _embed(call, inputs, tokens)
-    hidden = call.encoder.embedding_hidden_mapping_in(rows).contiguous()
+    maps = getattr(engine, "maps", None)
+    if maps is not None and rows.size(0) and maps(call):
+        hidden = rows
+    else:
+        hidden = call.encoder.embedding_hidden_mapping_in(rows)
     if hidden.size(0):
-        result = engine.iterate(call, hidden, tokens, limits)
+        result = engine.iterate(call, hidden.contiguous(), tokens, limits)
     else:
         nothing = hidden.new_empty(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         result = PackedResult(hidden, nothing, nothing)

@@ -43,9 +43,8 @@ class NativeEncoder:
     It may run in several threads at once. A process that is forked may go on using it.
 
     Args:
-        engine: the iterations.
+        engine: the iterations, and the mapping of the embeddings before them.
         embeddings: tables, which are kept and must not change, and LayerNorm, which is copied.
-        mapping: weight [H, E] and bias, copied.
         pooler: weight [H, H] and bias, copied, of the product below the pooler's tanh; or None.
         max_tokens: of a sequence.
 
@@ -59,13 +58,12 @@ class NativeEncoder:
         self,
         engine: NativeEngine,
         embeddings: EmbeddingWeights,
-        mapping: WeightAndBias,
         pooler: WeightAndBias | None,
         max_tokens: int,
     ):
         position = embeddings.position
         self.engine = engine
-        self.width, self.dtype = mapping[0].size(0), mapping[0].dtype
+        self.width, self.dtype = engine.width, embeddings.word.dtype
         self._handle = _ops.encoder_create.default(
             engine._handle,
             embeddings.word.contiguous(),
@@ -73,7 +71,6 @@ class NativeEncoder:
             None if position is None else position.contiguous(),
             [tensor.contiguous() for tensor in embeddings.norm],
             embeddings.eps,
-            [tensor.contiguous() for tensor in mapping],
             [] if pooler is None else [tensor.contiguous() for tensor in pooler],
             max_tokens,
         )

@@ -32,6 +32,8 @@ class NativeEngine:
 
     Args:
         layer: an object with the fields of `LayerWeights`, whose tensors are copied.
+        mapping: weight [H, E] and bias of the embeddings' mapping, copied; None where runs are
+            given what comes of it.
         int8: whether products are in int8.
         onednn: whether torch's oneDNN operators may be used.
 
@@ -40,16 +42,17 @@ class NativeEngine:
         ValueError: shapes, dtypes or sizes do not fit.
     """
 
-    __slots__ = ("__weakref__", "_handle")
+    __slots__ = ("__weakref__", "_handle", "width")
 
-    def __init__(self, layer, *, int8: bool, onednn: bool):
+    def __init__(self, layer, *, mapping=None, int8: bool, onednn: bool):
         for name in _FIELDS:
             if not hasattr(layer, name):
                 raise TypeError(f"layer: has no {name}, expected the fields of LayerWeights.")
         table = layer.distance_embedding
         self._handle = _ops.engine_create.default(
-            [tensor for name in PAIRS for tensor in _pair(name, getattr(layer, name))],
-            None if table is None else _plain("distance_embedding", table),
+            [tensor for name in PAIRS for tensor in _pair(f"layer.{name}", getattr(layer, name))],
+            [] if mapping is None else _pair("mapping", mapping),
+            None if table is None else _plain("layer.distance_embedding", table),
             layer.key_distances,
             layer.heads,
             layer.activation,
@@ -58,6 +61,7 @@ class NativeEngine:
             int8,
             onednn,
         )
+        self.width = layer.query[0].size(0)
         release_with(self, _ops.engine_release.default, self._handle)
 
     def __reduce__(self):
@@ -79,10 +83,11 @@ class NativeEngine:
         computed.
 
         Args:
-            hidden: [T, H], float32 or bfloat16 as the layer; contiguous, as all tensors here.
+            hidden: [T, H], or with a mapping embeddings [T, E], float32 or bfloat16 as the layer;
+                contiguous, as all tensors here.
             offsets, positions: [B + 1] and [T], int64.
             threshold, max_iterations: as those of `HaltingLimits`.
-            out: [T, H] as hidden, written to; so are n_updates and remainders, [T] float32.
+            out: [T, H] in the same dtype, written to; so are n_updates and remainders, [T] float32.
 
         Raises:
             ValueError: an argument does not fit.
@@ -127,14 +132,14 @@ def count() -> int:
 
 def _pair(name: str, pair) -> list[Tensor]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"layer.{name}: expected (weight, bias).")
+        raise TypeError(f"{name}: expected (weight, bias).")
     parts = zip(("weight", "bias"), pair, strict=True)
     return [_plain(f"{name} {part}", tensor) for part, tensor in parts]
 
 
 def _plain(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"layer.{name}: got {type(tensor)}, expected a tensor.")
+        raise TypeError(f"{name}: got {type(tensor)}, expected a tensor.")
     return tensor.detach().contiguous()
 
 

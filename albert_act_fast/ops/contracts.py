@@ -194,15 +194,16 @@ CHECKSUM_SCHEMA = "(Tensor[] tensors) -> Tensor"
 
 # The native engine, owned by `NativeEngine` in engine/native_engine.py: packed weights behind
 # a handle, and all iterations of a batch in one call. weights: weight and bias of each of its
-# PAIRS; they are copied. engine_run returns how many rows each iteration computed, or [-1] where a
-# signal handler raised, which is looked after only if `interruptible`. An encoder is an engine with
-# embeddings before it and pooling behind (`NativeEncoder` in engine/native_encoder.py); its tables
-# are kept, the rest is copied; encoder_run says too whether all of `out` is finite. These are no
-# functions of their arguments: they have no fakes, and no overloads.
+# PAIRS; mapping: those of the embeddings' mapping, or nothing; all are copied. engine_run returns
+# how many rows each iteration computed, or [-1] where a signal handler raised, which is looked
+# after only if `interruptible`. An encoder is an engine with embeddings before it and pooling
+# behind (`NativeEncoder` in engine/native_encoder.py); its tables are kept, the rest is copied;
+# encoder_run says too whether all of `out` is finite. These are no functions of their arguments:
+# they have no fakes, and no overloads.
 ENGINE_SCHEMAS = {
-    "engine_create": "(Tensor[] weights, Tensor? distance_embedding, bool key_distances, "
-    "int heads, str activation, float attention_eps, float output_eps, bool int8, bool onednn) "
-    "-> int",
+    "engine_create": "(Tensor[] weights, Tensor[] mapping, Tensor? distance_embedding, "
+    "bool key_distances, int heads, str activation, float attention_eps, float output_eps, "
+    "bool int8, bool onednn) -> int",
     "engine_run": "(int engine, Tensor hidden, Tensor offsets, Tensor positions, float threshold, "
     "int max_iterations, bool interruptible, Tensor(a!) out, Tensor(b!) n_updates, "
     "Tensor(c!) remainders) -> int[]",
@@ -213,7 +214,7 @@ ENGINE_SCHEMAS = {
     "engine_workspace_bytes": "(int engine) -> int",
     "engine_seconds": "(int engine) -> (float products, float attention, float other)",
     "encoder_create": "(int engine, Tensor word, Tensor token_type, Tensor? position, "
-    "Tensor[] norm, float eps, Tensor[] mapping, Tensor[] pooler, int max_tokens) -> int",
+    "Tensor[] norm, float eps, Tensor[] pooler, int max_tokens) -> int",
     "encoder_run": "(int encoder, Tensor ids, Tensor offsets, float threshold, "
     "int max_iterations, str pooling, bool interruptible, Tensor(a!) out, Tensor(b!) n_updates, "
     "Tensor(c!) remainders) -> (int[] running_rows, bool finite)",

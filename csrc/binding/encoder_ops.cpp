@@ -36,19 +36,14 @@ Pooling pooling_named(const std::string& name) {
 
 int64_t encoder_create(int64_t engine, Tensor word, Tensor token_type,
                        std::optional<Tensor> position, std::vector<Tensor> norm, double eps,
-                       std::vector<Tensor> mapping, std::vector<Tensor> pooler,
-                       int64_t max_tokens) {
+                       std::vector<Tensor> pooler, int64_t max_tokens) {
     const std::shared_ptr<Engine> iterates = Handles<Engine>::all().get(engine);
     AAF_CHECK(norm.size() == 2, "norm: got ", norm.size(), " tensors, expected weight and bias.");
-    AAF_CHECK(mapping.size() == 2, "mapping: got ", mapping.size(),
-              " tensors, expected weight and bias.");
     AAF_CHECK(pooler.empty() || pooler.size() == 2, "pooler: got ", pooler.size(),
               " tensors, expected weight and bias, or none.");
     Embeddings embeddings{
-        word,         token_type,
-        position,     {view("norm weight", norm[0]), view("norm bias", norm[1])},
-        eps,          {view("mapping weight", mapping[0]), view("mapping bias", mapping[1])},
-        std::nullopt, max_tokens};
+        word, token_type,   position,  {view("norm weight", norm[0]), view("norm bias", norm[1])},
+        eps,  std::nullopt, max_tokens};
     if (!pooler.empty())
         embeddings.pooler = {view("pooler weight", pooler[0]), view("pooler bias", pooler[1])};
     check(embeddings, *iterates);

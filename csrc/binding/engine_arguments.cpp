@@ -124,6 +124,13 @@ void check(const Layer& layer) {
     }
     AAF_CHECK(layer.heads >= 1 && width % layer.heads == 0, "layer.heads: got ", layer.heads,
               ", expected a number that divides the ", width, " columns.");
+    if (layer.mapping.has_value()) {
+        const auto& [weight, bias] = *layer.mapping;
+        AAF_CHECK(weight.shape.size() == 2 && weight.shape[1] > 0, "mapping weight: got shape ",
+                  text(weight.shape), ", expected a matrix.");
+        expect("mapping weight", weight, dtype, {width, weight.shape[1]});
+        expect("mapping bias", bias, dtype, {width});
+    }
     if (!layer.distance_embedding.has_value()) return;
     const View& table = *layer.distance_embedding;
     AAF_CHECK(table.shape.size() == 2 && table.shape[0] > 0, "layer.distance_embedding: got shape ",
@@ -136,9 +143,9 @@ void check(const Run& run, const Engine& engine) {
     check_limits(run.max_iterations, run.limits);
     const ScalarType dtype = engine.dtype(), index = ScalarType::Long, state = ScalarType::Float;
     AAF_CHECK(run.hidden.shape.size() == 2, "hidden: got shape ", text(run.hidden.shape),
-              ", expected (tokens, ", width, ").");
+              ", expected (tokens, ", engine.hidden_width(), ").");
     const int64_t tokens = run.hidden.shape[0];
-    expect("hidden", run.hidden, dtype, {tokens, width});
+    expect("hidden", run.hidden, dtype, {tokens, engine.hidden_width()});
     check_offsets(run.offsets, tokens, "hidden");
     const int64_t sequences = run.offsets.shape[0] - 1;
     expect("positions", run.positions, index, {tokens});
@@ -170,11 +177,12 @@ void check(const Run& run, const Engine& engine) {
 void check(const Embeddings& embeddings, const Engine& engine) {
     const ScalarType dtype = engine.dtype();
     const int64_t width = engine.width(), distances = engine.distances();
+    AAF_CHECK(engine.has_mapping(), "engine: has no mapping, expected one that was made with it.");
     const View word = view("word", embeddings.word);
-    AAF_CHECK(word.shape.size() == 2 && word.shape[0] > 0 && word.shape[1] > 0, "word: got shape ",
-              text(word.shape), ", expected a matrix.");
-    const int64_t columns = word.shape[1], most = embeddings.max_tokens;
-    expect("word", word, dtype, word.shape);
+    AAF_CHECK(word.shape.size() == 2 && word.shape[0] > 0, "word: got shape ", text(word.shape),
+              ", expected a matrix.");
+    const int64_t columns = engine.hidden_width(), most = embeddings.max_tokens;
+    expect("word", word, dtype, {word.shape[0], columns});
     const auto table = [&](const char* name, const Tensor& tensor, int64_t rows, const char* what) {
         const View given = view(name, tensor);
         AAF_CHECK(given.shape.size() == 2 && given.shape[0] >= rows, name, ": got shape ",
@@ -191,8 +199,6 @@ void check(const Embeddings& embeddings, const Engine& engine) {
               " rows of distance_embedding reach to.");
     expect("norm weight", embeddings.norm[0], dtype, {columns});
     expect("norm bias", embeddings.norm[1], dtype, {columns});
-    expect("mapping weight", embeddings.mapping[0], dtype, {width, columns});
-    expect("mapping bias", embeddings.mapping[1], dtype, {width});
     if (!embeddings.pooler.has_value()) return;
     expect("pooler weight", (*embeddings.pooler)[0], dtype, {width, width});
     expect("pooler bias", (*embeddings.pooler)[1], dtype, {width});

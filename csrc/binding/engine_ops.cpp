@@ -34,9 +34,10 @@ Activation activation_named(const std::string& name) {
     refuse("layer.activation: got ", name, ", expected gelu, gelu_tanh, relu or silu.");
 }
 
-int64_t engine_create(std::vector<Tensor> weights, std::optional<Tensor> distance_embedding,
-                      bool key_distances, int64_t heads, std::string activation,
-                      double attention_eps, double output_eps, bool int8, bool onednn) {
+int64_t engine_create(std::vector<Tensor> weights, std::vector<Tensor> mapping,
+                      std::optional<Tensor> distance_embedding, bool key_distances, int64_t heads,
+                      std::string activation, double attention_eps, double output_eps, bool int8,
+                      bool onednn) {
     // In the order of `PAIRS` in Python.
     struct Pair {
         const char* name;
@@ -59,6 +60,10 @@ int64_t engine_create(std::vector<Tensor> weights, std::optional<Tensor> distanc
         (layer.*views)[i % 2] =
             view(std::string("layer.") + name + (i % 2 == 0 ? " weight" : " bias"), weights[i]);
     }
+    AAF_CHECK(mapping.empty() || mapping.size() == 2, "mapping: got ", mapping.size(),
+              " tensors, expected weight and bias, or none.");
+    if (!mapping.empty())
+        layer.mapping = {view("mapping weight", mapping[0]), view("mapping bias", mapping[1])};
     if (distance_embedding.has_value())
         layer.distance_embedding = view("layer.distance_embedding", *distance_embedding);
     layer.key_distances = key_distances;

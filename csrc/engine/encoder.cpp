@@ -16,14 +16,13 @@ namespace {
 constexpr size_t kKept = size_t(64) << 20;
 
 struct Workspace {
-    Buffer ids, types, positions, embedded, hidden, states, first, pooled;
+    Buffer ids, types, positions, embedded, states, first, pooled;
     QuantizedRows quantized;
     double products = 0;  // seconds
 
     size_t bytes() const {
         size_t total = quantized.bytes();
-        for (const auto* one :
-             {&ids, &types, &positions, &embedded, &hidden, &states, &first, &pooled})
+        for (const auto* one : {&ids, &types, &positions, &embedded, &states, &first, &pooled})
             total += one->bytes();
         return total;
     }
@@ -52,14 +51,13 @@ class EncoderOf : public Encoder {
     EncoderOf(std::shared_ptr<Engine> engine, const Embeddings& embeddings)
         : engine_(std::move(engine)),
           width_(engine_->width()),
-          embedding_width_(embeddings.word.size(1)),
+          embedding_width_(engine_->hidden_width()),
           vocabulary_(embeddings.word.size(0)),
           max_tokens_(embeddings.max_tokens),
           word_(embeddings.word),
           token_type_(embeddings.token_type),
           position_(embeddings.position),
-          eps_(embeddings.eps),
-          mapping_({parameters<T>(embeddings.mapping)}, Weights::as_given, true) {
+          eps_(embeddings.eps) {
         for (int i = 0; i < 2; ++i) norm_[i] = copy_of<T>(embeddings.norm[i]);
         if (!embeddings.pooler.has_value()) return;
         const auto& [weight, bias] = *embeddings.pooler;
@@ -121,9 +119,6 @@ class EncoderOf : public Encoder {
     std::optional<Tensor> position_;
     std::vector<T> norm_[2];
     double eps_;
-    // Always by the kernels: a hundredth of the call, and a library's sums would depend on how many
-    // rows there are.
-    Linear<T> mapping_;
     std::unique_ptr<Linear<T>> pooler_;
     mutable std::mutex mutex_;
     Workspace workspace_;
@@ -133,18 +128,14 @@ template <class T>
 Encoded EncoderOf<T>::encode(const Encode& call, Workspace& space) const {
     const int64_t tokens = call.ids.shape[0];
     const Matrix<T> embedded = embed(call, space);
-    const Matrix<T> hidden{space.hidden.template of<T>(tokens * width_), width_};
     space.products = 0;
-    timed(space.products, [&] {
-        mapping_.by_kernels(embedded, tokens, Activation::none, hidden, space.quantized);
-    });
     const bool all = call.pooling == Pooling::none;
     const Matrix<T> states{
         all ? data_of<T>(call.out) : space.states.template of<T>(tokens * width_), width_};
     const auto view = [&](void* data, ScalarType dtype, std::vector<int64_t> shape) {
         return View{data, dtype, std::move(shape)};
     };
-    Run run{view(hidden.data, dtype(), {tokens, width_}),
+    Run run{view(embedded.data, dtype(), {tokens, embedding_width_}),
             call.offsets,
             view(space.positions.template of<int64_t>(tokens), ScalarType::Long, {tokens}),
             call.limits,
@@ -182,8 +173,7 @@ Matrix<T> EncoderOf<T>::embed(const Encode& call, Workspace& space) const {
     args.token_type = table(token_type_);
     if (position_.has_value()) args.position = table(*position_);
     args.norm = {norm_[0].data(), norm_[1].data(), Arithmetic<T>(eps_)};
-    const int64_t stride = filled(embedding_width_);
-    args.out = {space.embedded.of<T>(tokens * stride), stride};
+    args.out = {space.embedded.of<T>(tokens * embedding_width_), embedding_width_};
     args.rows = tokens;
     args.width = embedding_width_;
     launch(args);

@@ -1,5 +1,5 @@
-// From token ids to rows in one call: embeddings, their mapping to the engine's width, its
-// iterations, pooling.
+// From token ids to rows in one call: embeddings, an engine's mapping of them and iterations,
+// pooling.
 #pragma once
 
 #include <array>
@@ -12,14 +12,13 @@
 
 namespace albert_act_fast::engine {
 
-// What an encoder is made of beside its engine, whose dtype all of it has. The tables are kept, not
-// copied.
+// What an encoder is made of beside its engine, which has the mapping, and whose dtype all of it
+// has. The tables are kept, not copied.
 struct Embeddings {
     Tensor word, token_type;         // [rows, E]
     std::optional<Tensor> position;  // [rows, E]; none where positions are relative
     View norm[2];
     double eps;
-    View mapping[2];                            // weight and bias, from E columns to the engine's
     std::optional<std::array<View, 2>> pooler;  // weight and bias
     int64_t max_tokens;                         // of a sequence
 };
@@ -58,8 +57,7 @@ class Encoder {
     virtual int64_t max_tokens() const = 0;
     virtual bool has_pooler() const = 0;
     virtual size_t workspace_bytes() const = 0;
-    // Of the last run that had the encoder's own workspace: the engine's, and the products around
-    // its iterations.
+    // Of the last run that had the encoder's own workspace: the engine's, and the pooler's product.
     virtual Seconds seconds() const = 0;
 };
 

@@ -93,6 +93,7 @@ class EngineOf : public Engine {
           dense_({parameters<T>(layer.dense)}, weights, onednn),
           ffn_({parameters<T>(layer.ffn)}, weights, onednn),
           ffn_output_({parameters<T>(layer.ffn_output)}, weights, onednn),
+          hidden_width_(layer.mapping.has_value() ? (*layer.mapping)[0].shape[1] : width_),
           heads_(layer.heads),
           activation_(layer.activation),
           key_distances_(layer.key_distances),
@@ -102,6 +103,13 @@ class EngineOf : public Engine {
             attention_norm_[i] = copy_of<T>(layer.attention_norm[i]);
             output_norm_[i] = copy_of<T>(layer.output_norm[i]);
             halting_[i] = copy_of<T>(layer.halting[i]);
+        }
+        if (layer.mapping.has_value()) {
+            const auto& [weight, bias] = *layer.mapping;
+            mapping_ = std::make_unique<Linear<T>>(
+                std::vector<Parameters<T>>{
+                    {data_of<T>(weight), data_of<T>(bias), width_, hidden_width_}},
+                Weights::as_given, false);
         }
         if (layer.distance_embedding.has_value()) {
             for (const T x : copy_of<T>(*layer.distance_embedding)) {
@@ -126,6 +134,8 @@ class EngineOf : public Engine {
 
     ScalarType dtype() const override { return kScalarType<T>; }
     int64_t width() const override { return width_; }
+    bool has_mapping() const override { return mapping_ != nullptr; }
+    int64_t hidden_width() const override { return hidden_width_; }
     int64_t distances() const override { return distances_; }
 
     bool is_batch_invariant() const override {
@@ -136,7 +146,7 @@ class EngineOf : public Engine {
 
     size_t packed_bytes() const override {
         return keys_values_.bytes() + queries_.bytes() + dense_.bytes() + ffn_.bytes() +
-               ffn_output_.bytes();
+               ffn_output_.bytes() + (mapping_ == nullptr ? 0 : mapping_->bytes());
     }
 
     size_t workspace_bytes() const override {
@@ -178,6 +188,10 @@ class EngineOf : public Engine {
 
     int64_t width_;
     Linear<T> keys_values_, queries_, dense_, ffn_, ffn_output_;
+    int64_t hidden_width_;
+    // Never quantised, and always by the kernels: a hundredth of a run, and a library's sums would
+    // depend on how many rows there are.
+    std::unique_ptr<Linear<T>> mapping_;
     std::vector<T> attention_norm_[2], output_norm_[2], halting_[2];
     std::vector<A> distance_embedding_;
     int64_t heads_, distances_ = 0;
@@ -293,11 +307,17 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
         sets[0].token_index[t] = t;
     }
     memcpy(sets[0].query_offsets, key_offsets, size_t(sequences + 1) * sizeof(int64_t));
+    const Matrix<T> given{data_of<T>(run.hidden), hidden_width_};
     Now first = sets[0];
-    if (keys_values_.is_by_kernels(tokens))
-        first.hidden.data = data_of<T>(run.hidden);  // which nothing writes to
-    else  // oneDNN's products read more rows than there are
-        memcpy(first.hidden.data, data_of<T>(run.hidden), size_t(tokens * width_) * sizeof(T));
+    if (mapping_ != nullptr) {
+        watch.lap(space.seconds.other);
+        mapping_->by_kernels(given, tokens, Activation::none, first.hidden, space.quantized);
+        watch.lap(space.seconds.products);
+    } else if (keys_values_.is_by_kernels(tokens)) {
+        first.hidden = given;  // which nothing writes to
+    } else {                   // oneDNN's products read more rows than there are
+        memcpy(first.hidden.data, given.data, size_t(tokens * width_) * sizeof(T));
+    }
 
     RaggedAttention<A> attention;
     attention.positions = data_of<const int64_t>(run.positions);

@@ -1,6 +1,7 @@
 // All iterations of a batch below Python: albert_act_fast/engine/loop.py on packed weights.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,9 @@ struct Layer {
     View key[2], value[2], query[2], dense[2], ffn[2], ffn_output[2];  // weight and bias
     View attention_norm[2], output_norm[2];
     View halting[2];
+    // Weight [H, E] and bias of the embeddings' mapping, where that is to come before the first
+    // iteration.
+    std::optional<std::array<View, 2>> mapping;
     std::optional<View> distance_embedding;
     bool key_distances;
     double attention_eps, output_eps;
@@ -24,8 +28,8 @@ struct Layer {
     Activation activation;
 };
 
-// One run's arguments. hidden, out [T, H]; offsets [B + 1], positions [T] int64; n_updates,
-// remainders [T] float32.
+// One run's arguments. hidden, out [T, H], but hidden [T, E] for an engine with the mapping;
+// offsets [B + 1], positions [T] int64; n_updates, remainders [T] float32.
 struct Run {
     View hidden, offsets, positions;
     HaltingLimits<float> limits;
@@ -55,7 +59,9 @@ class Engine {
     virtual std::vector<int64_t> run(const Run& run) = 0;
     virtual ScalarType dtype() const = 0;
     virtual int64_t width() const = 0;
-    virtual int64_t distances() const = 0;  // rows of the distance embedding, 0 without one
+    virtual bool has_mapping() const = 0;
+    virtual int64_t hidden_width() const = 0;  // of a run's `hidden`
+    virtual int64_t distances() const = 0;     // rows of the distance embedding, 0 without one
     // Whether a sequence's result has the same bits whatever stands beside it in a run: the sums of
     // every product have one order for any number of rows.
     virtual bool is_batch_invariant() const = 0;

@@ -23,6 +23,9 @@ def batch_of(model, seed: int = 2, sequences: int = 7, longest: int = 40) -> dic
     return random_batch(seed, model.config, mask_of(random_lengths(seed, sequences, longest)))
 
 
+MAPPING = "embedding_hidden_mapping_in"
+
+
 @torch.no_grad()
 def run(model, batch, implementation="cpp"):
     return model(**batch, implementation=implementation)
@@ -102,12 +105,13 @@ def _optimizer(linear):
         _optimizer,
     ],
 )
-@pytest.mark.parametrize("name", ["attention.key", "attention.value", "ffn", "ffn_output"])
+@pytest.mark.parametrize("name", ["attention.key", "attention.value", "ffn", "ffn_output", MAPPING])
 def test_changed_weights_are_packed_anew(model, name, change, monkeypatch):
     batch = batch_of(model)
     before = run(model, batch).last_hidden_state
     calls = times_packed(monkeypatch)
-    change(model.encoder.albert_layer.get_submodule(name))
+    owner = model.encoder if name == MAPPING else model.encoder.albert_layer
+    change(owner.get_submodule(name))
     assert_follows_the_reference(model, batch)
     assert not torch.equal(run(model, batch).last_hidden_state, before)
     assert calls == [1]

@@ -98,8 +98,8 @@ def engine(torch: Torch, halting_bias: float) -> int:
         bias = [halting_bias] if name == "halting" else numbers(rows or WIDTH, 11 * i)
         weights.append(torch.tensor(floats(bias), len(bias)))
     none = 0
-    return torch.operator("engine_create", torch.sequence(weights), none, False, HEADS,
-                          torch.text(b"gelu"), 1e-12, 1e-12, False, False)  # fmt: skip
+    return torch.operator("engine_create", torch.sequence(weights), torch.sequence([]), none, False,
+                          HEADS, torch.text(b"gelu"), 1e-12, 1e-12, False, False)  # fmt: skip
 
 
 def run(torch: Torch, handle: int, max_iterations: int) -> tuple[list[int], list[float]]:

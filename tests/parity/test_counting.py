@@ -73,12 +73,17 @@ def test_the_engine_reports_its_running_rows(device, implementation):
     output = run(model.to(device), "reference", **inputs)
     tokens = engine.pack(mask.bool().to(device))
     limits = model.config.halting_limits
+    mapping, embeddings = model.encoder.embedding_hidden_mapping_in, []
+    with mapping.register_forward_pre_hook(lambda _, inputs: embeddings.append(inputs[0])):
+        run(model, "reference", **inputs)
     with torch.no_grad():
-        hidden = model(**inputs, output_hidden_states=True).hidden_states[0]
         call = engine.call_of(model, implementation)
         for way in engine.ENGINES[implementation]:
             if way.why_not(call) is None and way is not engine.gpu:
-                result = way.iterate(call, hidden[mask == 1], tokens, limits)
+                rows = embeddings[0][mask == 1]
+                if not (hasattr(way, "maps") and way.maps(call)):
+                    rows = mapping(rows)
+                result = way.iterate(call, rows, tokens, limits)
                 break
     depths = output.n_updates[mask == 1]
     assert result.running_rows == [
