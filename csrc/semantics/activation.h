@@ -38,19 +38,18 @@ AAF_INLINE V log_normal_tail(V x) {
     }
 }
 
-// S with S(x) = 1/2 + x P(x^2) up to 4.25, 0 or 1 beyond; P's coefficients.
+// S with S(x) = 1/2 + x P(x^2) up to 4.25, 0 or 1 beyond: P's coefficients. By linear programming
+// for the least error of x S(x): at most 5e-5, or 1.3e-5 of it where that is more.
 struct Sigmoid {
     float coefficients[9];
 };
-// x S(x): half the instructions that exp would take. By linear programming for the least error of
-// that product: at most 5e-5, or 1.3e-5 of it where that is more. An infinity times 0 is NaN, as
-// with exp.
 constexpr Sigmoid kNormal = {0.398819268f,    -0.0661903247f,   0.00971879996f,
                              -0.00107908424f, 8.84902038e-05f,  -5.1476236e-06f,
                              1.98622445e-07f, -4.51551285e-09f, 4.54734757e-11f};
 constexpr Sigmoid kNormalByTanh = {0.398787886f,    -0.0664532557f,   0.00990500953f,
                                    -0.00112870836f, 9.54828938e-05f,  -5.72329645e-06f,
                                    2.26535988e-07f, -5.25596811e-09f, 5.3773961e-11f};
+// x S(x), by half the instructions that exp would take. An infinity times 0 is NaN, as with exp.
 template <class V, class Functions>
 AAF_INLINE V times_sigmoid(V x, Functions f, const Sigmoid& sigmoid) {
     constexpr float limit = 4.25f;
