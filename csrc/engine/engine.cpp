@@ -1,7 +1,6 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -9,77 +8,15 @@
 #include "../common/check.h"
 #include "early_ends.h"
 #include "launch.h"
+#include "stopwatch.h"
+#include "workspace.h"
 
 namespace albert_act_fast::engine {
 namespace {
 
-// What moves from one iteration to the next.
-template <class T>
-struct Running {
-    Buffer hidden, accumulated_probability, token_index, query_offsets;
-};
-
-// Says where the time goes, and lets signals be looked at now and then: whoever does that needs the
-// interpreter for it, which other threads may have.
-class Stopwatch {
-  public:
-    explicit Stopwatch(const std::function<void()>& check_signals)
-        : check_signals_(check_signals) {}
-
-    void lap(double& into) {
-        const auto now = Clock::now();
-        into += std::chrono::duration<double>(now - last_).count();
-        last_ = now;
-        if (!check_signals_ || now - checked_ < std::chrono::milliseconds(50)) return;
-        check_signals_();
-        last_ = checked_ = Clock::now();
-    }
-
-  private:
-    using Clock = std::chrono::steady_clock;
-    const std::function<void()>& check_signals_;
-    Clock::time_point last_ = Clock::now(), checked_ = last_;
-};
-
 // Rows that a wide product by kernels takes at a time before what it gives is used: that then stays
 // in cache, and takes little memory.
 constexpr int64_t kChunk = 2 * cpu::kRowChunk;
-
-// What a workspace may hold between runs, in bytes. Beyond it making it anew costs little beside a
-// run that needs so much: below 1 %.
-constexpr size_t kKept = size_t(256) << 20;
-
-template <class T>
-struct Workspace {
-    Running<T> running[2];
-    // attended: what attention gives, then the FFN's input. products: what they give, one after
-    // the other.
-    Buffer attended, products, halting;
-    StoreMemory store;
-    std::optional<Tensor> projected, queries, inner, output;  // of oneDNN's products
-    // Rows as products take them: those that an iteration or its feed-forward block begins with,
-    // and others.
-    QuantizedRows input, quantized;
-    Seconds seconds;
-
-    size_t bytes() const {
-        size_t total = attended.bytes() + products.bytes() + halting.bytes() + store.bytes() +
-                       input.bytes() + quantized.bytes();
-        for (const auto& one : running)
-            total += one.hidden.bytes() + one.accumulated_probability.bytes() +
-                     one.token_index.bytes() + one.query_offsets.bytes();
-        return total;
-    }
-
-    // At the end of a run. oneDNN makes its results anew each time.
-    void shrink() {
-        projected = queries = inner = output = std::nullopt;
-        if (bytes() <= kKept) return;
-        const Seconds kept = seconds;
-        *this = Workspace();
-        seconds = kept;
-    }
-};
 
 // A: what attention is computed in, queries, keys and values with it, and what stands between the
 // two products of the feed-forward block.
