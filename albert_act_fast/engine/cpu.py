@@ -63,11 +63,7 @@ def why_not(call: Call) -> str | None:
 
 def maps(call: Call) -> bool:
     """Whether `iterate` takes embeddings and computes their mapping itself."""
-    mapping = call.encoder.embedding_hidden_mapping_in
-    return (
-        call.inspection.why_not_read(_MAPPING) is None
-        and mapping.weight.dtype == mapping.bias.dtype == call.layer_weights.query[0].dtype
-    )
+    return _why_not_map(call) is None
 
 
 def iterate(
@@ -171,15 +167,22 @@ def why_not_batch_invariant(products: str) -> str | None:
 
 def why_not_encode(call: Call) -> str | None:
     """None where a `NativeEncoder` can compute the call from ids on, else the reason."""
-    reason = why_not(call)
-    for prefix in ("embeddings.", _MAPPING):
-        reason = reason or call.inspection.why_not_read(prefix)
+    reason = why_not(call) or call.inspection.why_not_read("embeddings.") or _why_not_map(call)
     if reason is not None:
         return reason
-    weights, dtype = embedding_weights(call.embeddings), call.layer_weights.query[0].dtype
-    mapping = call.encoder.embedding_hidden_mapping_in
-    tensors = (weights.word, weights.token_type, weights.position, *weights.norm)
-    for tensor in (*tensors, mapping.weight, mapping.bias):
+    weights = embedding_weights(call.embeddings)
+    return _other_dtype(call, weights.word, weights.token_type, weights.position, *weights.norm)
+
+
+def _why_not_map(call: Call) -> str | None:
+    """None where an engine can have the mapping of the embeddings, else the reason."""
+    reason = call.inspection.why_not_read(_MAPPING)
+    return reason if reason is not None else _other_dtype(call, *_mapping(call))
+
+
+def _other_dtype(call: Call, *tensors: Tensor | None) -> str | None:
+    dtype = call.layer_weights.query[0].dtype
+    for tensor in tensors:
         if tensor is not None and tensor.dtype != dtype:
             return f"weights of the embeddings are {tensor.dtype}, not {dtype} as query.weight"
     return None

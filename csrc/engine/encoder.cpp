@@ -106,9 +106,6 @@ class EncoderOf : public Encoder {
     Matrix<T> embed(const Encode& call, Workspace& space) const;
     void pool(const Encode& call, const Matrix<T>& states, Workspace& space) const;
 
-    // Of rows that a product reads in whole words: what fills the last one up stays 0.
-    static int64_t filled(int64_t width) { return (width + 1) / 2 * 2; }
-
     Matrix<const T> table(const Tensor& tensor) const {
         return {static_cast<const T*>(tensor.data_ptr()), embedding_width_};
     }
@@ -201,8 +198,7 @@ void EncoderOf<T>::pool(const Encode& call, const Matrix<T>& states, Workspace& 
         });
         return;
     }
-    const int64_t stride = filled(width_);
-    const Matrix<T> first{space.first.of<T>(sequences * stride), stride};
+    const Matrix<T> first{space.first.of<T>(sequences * width_), width_};
     for (int64_t b = 0; b < sequences; ++b)
         memcpy(first.row(b), states.row(offsets[b]), size_t(width_) * sizeof(T));
     const int64_t columns = pooler_->kernel_stride();

@@ -318,10 +318,11 @@ std::vector<int64_t> EngineOf<T, A>::iterate(const Run& run, Workspace<T>& space
         add.x = {dense.data, dense.stride};
         add.residual = {now.hidden.data, now.hidden.stride};
         add.rows = rows;
-        launch(add, in_bytes(ffn_input));
+        const auto* ffn_bytes = in_bytes(ffn_input);
+        launch(add, ffn_bytes);
         watch.lap(space.seconds.other);
 
-        const Matrix<T> output = feed_forward(ffn_input, in_bytes(ffn_input), rows, space, watch);
+        const Matrix<T> output = feed_forward(ffn_input, ffn_bytes, rows, space, watch);
         watch.lap(space.seconds.products);
         halting.ffn_output = {output.data, output.stride};
         halting.hidden = {now.hidden.data, now.hidden.stride};

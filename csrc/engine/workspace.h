@@ -15,12 +15,12 @@ struct Running {
     Buffer hidden, accumulated_probability, token_index, query_offsets;
 };
 
-// What a workspace may hold between runs, in bytes. Beyond it making it anew costs little beside a
-// run that needs so much: below 1 %.
-constexpr size_t kKept = size_t(256) << 20;
-
 template <class T>
 struct Workspace {
+    // What it may hold between runs, in bytes. Beyond it making it anew costs little beside a run
+    // that needs so much: below 1 %.
+    static constexpr size_t kKept = size_t(256) << 20;
+
     Running<T> running[2];
     // attended: what attention gives, then the FFN's input. products: what they give, one after
     // the other.
